@@ -1,0 +1,8 @@
+"""The export wing: a model and its fix to a checked, executable bundle."""
+
+from __future__ import annotations
+
+from .bundle_export import Exported, export_bundle
+from .checks import Checks
+
+__all__ = ["Checks", "Exported", "export_bundle"]

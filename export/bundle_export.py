@@ -1,0 +1,279 @@
+"""Checkpoint and fixes to a bundle: fit, fold, export, check, write."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltdeploy import __version__
+from ltdeploy.arrays import FloatArray
+from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, write_bundle
+from ltdeploy.datasets import Dataset, align_labels
+from ltdeploy.datasets.species import SpeciesDataset
+from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from ltdeploy.engines.torch_reference import reference_engine
+from ltdeploy.errors import ExportError, ImageError
+from ltdeploy.fixes import AffineMap, Choice, Fix, FixContext, FixSpec, fit_fixes
+from ltdeploy.images import load_prepared
+from ltdeploy.inference import collect_logits
+from ltdeploy.manifest import (
+    SCHEMA_VERSION,
+    ClassEntry,
+    FixEntry,
+    GraphEntry,
+    GroupEntry,
+    HeadEntry,
+    Manifest,
+    MethodEntry,
+    SelectionEntry,
+    SourceEntry,
+    TensorEntry,
+)
+from ltdeploy.preprocessing import Preprocessing
+from ltdeploy.progress import Tracker, silent
+
+from .checks import Checks, check_graph
+from .fold import Folding, folded
+from .foreign import onnx_from_foreign
+from .to_onnx import onnx_from_classifier
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ltdeploy.classes import ClassTable
+    from ltdeploy.models.classifier import Classifier
+    from ltdeploy.models.onnx_classifier import OnnxClassifier
+
+__all__ = ["Exported", "export_bundle"]
+
+_GOLDEN_IMAGES = 8
+_LARGEST_ONNX_BYTES = (2 << 30) - (1 << 20)  # protobuf's limit, with room for its own overhead
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A written bundle and what was found on the way.
+
+    Attributes
+    ----------
+    fixes : with every parameter known.
+    choices : what stands behind each parameter that was ``auto``; None for the others.
+    unreadable : validation images that could not be used, and why.
+    """
+
+    bundle: Bundle
+    fixes: tuple[Fix, ...]
+    choices: tuple[Choice | None, ...]
+    checks: Checks
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def export_bundle(
+    model: Classifier | OnnxClassifier,
+    fixes: list[FixSpec],
+    out: Path,
+    *,
+    validation: Dataset | None = None,
+    force: bool = False,
+    track: Tracker = silent,
+) -> Exported:
+    """Fit the fixes, fold them, export to ONNX, check the graph and write the bundle ``out``.
+
+    Parameters
+    ----------
+    fixes : applied in order; those with an ``auto`` parameter need ``validation``.
+    validation : images the model was not trained on and nobody will report figures for.
+    force : apply a fix even where it is refused as harmful.
+
+    Raises
+    ------
+    ExportError, FixError, CheckpointError, DataError, BundleError
+        With the cause; nothing is written then, and an older bundle at ``out`` stays.
+    """
+    table = model.require_complete()
+    engine = reference_engine(model)
+    context = FixContext(
+        head=model.head, classes=table, trained_with=model.trained_with, force=force
+    )
+    selected = None
+    needs_validation = [spec for spec in fixes if spec.is_auto]
+    if validation is not None and needs_validation:
+        labels = align_labels(validation, table)
+        selected = collect_logits(
+            engine, validation, labels, model.preprocessing, track=track, label="validation"
+        )
+        context = FixContext(
+            head=model.head,
+            classes=table,
+            logits=selected.logits,
+            labels=selected.labels,
+            trained_with=model.trained_with,
+            force=force,
+        )
+    fix, fitted, choices = fit_fixes(fixes, context)
+
+    images = golden_images(validation, model.preprocessing)
+    unfixed = engine.run({"images": images})["logits"]
+    expected = fix.apply(unfixed)
+    graph, folding = _graph(model, fix)
+    content = graph.SerializeToString()
+    if len(content) > _LARGEST_ONNX_BYTES:
+        raise ExportError(
+            f"The graph takes {len(content) / 2**30:.1f} GiB; ONNX files without external data "
+            "end at 2 GiB, and this version writes no external data."
+        )
+    candidate = OnnxRuntimeEngine(content)
+    checks = check_graph(candidate, images, expected)
+    candidate.close()
+
+    files = {"model.onnx": content, GOLDEN: _npz(images=images, logits=expected)}
+    selection = None
+    if validation is not None and selected is not None:
+        hashes = [validation.content_hash(int(i)) for i in selected.indices]
+        files[SELECTION] = _npz(hashes=np.sort(np.array(hashes, dtype=np.uint64)))
+        selection = _selection_entry(validation, len(hashes), choices)
+    manifest = Manifest(
+        schema=SCHEMA_VERSION,
+        task="classification",
+        name=out.name.removesuffix(".ltd"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        arch=model.arch,
+        classes=_class_entries(table),
+        groups=GroupEntry(names=table.rule.names, above=table.rule.above),
+        head=HeadEntry(
+            kind=model.head.kind,
+            path=model.head_path,
+            features=model.head.weight.shape[1],
+            bias=model.head.bias is not None,
+            scale=model.head.scale,
+            background=model.head.background,
+            activation=model.head.activation,
+        ),
+        fix=FixEntry(
+            methods=tuple(MethodEntry(method=f.method, parameters=f.parameters()) for f in fitted),
+            scale=_nested_tuple(fix.scale),
+            shift=_nested_tuple(fix.shift),
+            folded=folding,
+            selected_on=selection,
+            notes=_fix_notes(table, fitted, folding),
+        ),
+        preprocessing=model.preprocessing.to_dict(),
+        graphs=(_graph_entry(graph),),
+        source=SourceEntry(
+            path=os.path.relpath(model.source.path, out.parent),
+            sha256=model.source.sha256,
+            layout=model.source.layout,
+            trained_with=model.trained_with,
+            notes=tuple(model.source.notes),
+        ),
+        versions=_versions(),
+        files={"model.onnx": {"sha256": "0" * 64, "bytes": 0}},
+    )
+    bundle = write_bundle(out, manifest, files)
+    unreadable = selected.unreadable if selected is not None else ()
+    return Exported(bundle, tuple(fitted), tuple(choices), checks, unreadable)
+
+
+def golden_images(
+    validation: Dataset | None, preprocessing: Preprocessing
+) -> npt.NDArray[np.uint8]:
+    """Return K ready inputs, uint8 (K, H, W, 3): of ``validation``, or drawn where it has too few.
+
+    They are taken evenly over the data set, so that they are not all of one class.
+    """
+    drawn = SpeciesDataset(split="val")
+    ready: list[npt.NDArray[np.uint8]] = []
+    for dataset in [drawn] if validation is None else [validation, drawn]:
+        places = np.unique(np.linspace(0, len(dataset) - 1, 4 * _GOLDEN_IMAGES).astype(int))
+        for index in places[:: max(1, len(places) // _GOLDEN_IMAGES)]:
+            with contextlib.suppress(ImageError):  # collect_logits names what is unreadable
+                ready.append(load_prepared(dataset.source(int(index)), preprocessing))
+            if len(ready) == _GOLDEN_IMAGES:
+                return np.stack(ready)
+    raise ExportError(f"No {_GOLDEN_IMAGES} images could be read to check the exported graph with.")
+
+
+def _graph(model: Classifier | OnnxClassifier, fix: AffineMap) -> tuple[onnx.ModelProto, Folding]:
+    from ltdeploy.models.onnx_classifier import OnnxClassifier
+
+    metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
+    if isinstance(model, OnnxClassifier):
+        return onnx_from_foreign(model, fix, metadata)
+    with folded(model, fix) as (module, folding):
+        return onnx_from_classifier(module, model.preprocessing, metadata), folding
+
+
+def _class_entries(table: ClassTable) -> tuple[ClassEntry, ...]:
+    rows = zip(table.names, table.counts, table.groups, strict=True)
+    return tuple(ClassEntry(name=n, train_count=c, group=g) for n, c, g in rows)
+
+
+def _graph_entry(graph: onnx.ModelProto) -> GraphEntry:
+    import onnx
+
+    def entry(value: Any) -> TensorEntry:
+        tensor = value.type.tensor_type
+        shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        return TensorEntry(name=value.name, dtype=str(dtype), shape=shape)
+
+    return GraphEntry(
+        file="model.onnx",
+        precision="fp32",
+        opset=next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
+        nodes=len(graph.graph.node),
+        inputs=tuple(entry(value) for value in graph.graph.input),
+        outputs=tuple(entry(value) for value in graph.graph.output),
+    )
+
+
+def _selection_entry(
+    validation: Dataset, images: int, choices: list[Choice | None]
+) -> SelectionEntry:
+    made = [choice for choice in choices if choice is not None]
+    return SelectionEntry(
+        name=validation.name,
+        images=images,
+        balanced_before=made[0].before if made else None,
+        balanced_after=made[-1].after if made else None,
+        notes=tuple(choice.note for choice in made if choice.note),
+    )
+
+
+def _fix_notes(table: ClassTable, fixes: list[Fix], folding: Folding) -> tuple[str, ...]:
+    notes = []
+    if table.unseen and any("counts" in fix.needs for fix in fixes):
+        notes.append(
+            f"{len(table.unseen)} classes without a training image were counted as one image: "
+            f"{', '.join(table.unseen[:10])}"
+        )
+    if folding == "nodes":
+        notes.append("this head cannot take the fix in its weights: it follows as explicit nodes")
+    return tuple(notes)
+
+
+def _nested_tuple(array: FloatArray) -> Any:
+    return tuple(map(tuple, array.tolist())) if array.ndim == 2 else tuple(array.tolist())
+
+
+def _npz(**arrays: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
+    found = {"ltdeploy": __version__}
+    for package in packages:
+        found[package] = version(package)
+    return found

@@ -1,0 +1,128 @@
+"""A PyTorch classifier to an ONNX graph: uint8 images in, logits out, normalisation inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ltdeploy._optional import require
+from ltdeploy.errors import ExportError
+from ltdeploy.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "onnx_from_classifier"]
+
+INPUT, OUTPUT = "images", "logits"
+# The newest opset that TensorRT 10.13, ONNX Runtime 1.24 and OpenVINO 2025 all read.
+OPSET = 20
+_EXAMPLE_BATCH = 2  # an example batch of 1 is specialised: the exporter would freeze the axis
+_LARGEST_BATCH = 1 << 16
+
+
+def _wrap(module: nn.Module, preprocessing: Preprocessing) -> nn.Module:
+    import torch
+    from torch import nn
+
+    class WithNormalisation(nn.Module):
+        """Cast, transpose, normalise, classify; in this order, as TensorRT transposes no uint8."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+            mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
+            std = torch.tensor(preprocessing.std, dtype=torch.float64)
+            self.register_buffer("scale", (1 / (255 * std)).float().reshape(1, 3, 1, 1))
+            self.register_buffer("shift", (-mean / std).float().reshape(1, 3, 1, 1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            pixels = images.to(torch.float32).permute(0, 3, 1, 2)
+            logits: torch.Tensor = self.module(pixels * self.scale + self.shift)
+            return logits
+
+    return WithNormalisation().eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and advice off the user's terminal; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name_batch_axis(model: onnx.ModelProto) -> None:
+    """Call the batch axis ``batch`` instead of the tracer's running number."""
+    graph = model.graph
+    traced = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_param"):
+                axis.dim_param = re.sub(rf"\b{re.escape(traced)}\b", "batch", axis.dim_param)
+
+
+def onnx_from_classifier(
+    module: nn.Module, preprocessing: Preprocessing, metadata: dict[str, str]
+) -> onnx.ModelProto:
+    """Return the graph ``images`` uint8 (N, H, W, 3) → ``logits`` float32 (N, C).
+
+    Parameters
+    ----------
+    module : classifier in evaluation mode that takes normalised float32 (N, 3, H, W).
+    metadata : written into the file's ``metadata_props``.
+
+    Raises
+    ------
+    ExportError
+        If ``torch.export`` or the ONNX translation fails; the text carries their reason.
+    """
+    torch: Any = require("torch", extra="torch", purpose="export a checkpoint")
+    require("onnxscript", extra="torch", purpose="export a checkpoint")
+
+    size = (preprocessing.height_px, preprocessing.width_px)
+    example = torch.zeros((_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(
+                _wrap(module, preprocessing), (example,), dynamic_shapes=({0: batch},)
+            )
+            exported: Any = torch.onnx.export(
+                program,
+                (),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises types of its own, several of them private
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"torch.export cannot trace this model ({type(error).__name__}: "
+            f"{reason[0] if reason else 'no reason given'}). Models whose computation depends on "
+            "the values or on the batch size cannot be exported; run again with --debug for the "
+            "exporter's full report."
+        ) from error
+    model: onnx.ModelProto = exported.model_proto
+    _name_batch_axis(model)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model

@@ -1,0 +1,274 @@
+"""Bundles on disk: written whole or not at all, opened only when every byte is as declared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from .arrays import FloatArray, file_sha256
+from .classes import ClassTable
+from .errors import BundleError, LtdeployError
+from .manifest import SCHEMA_VERSION, FileEntry, Manifest
+from .preprocessing import Preprocessing
+
+__all__ = ["Bundle", "Golden", "open_bundle", "update_bundle", "write_bundle"]
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+SELECTION = "selection.npz"
+# What a run may add to a finished bundle; everything else is fixed at export.
+UPDATABLE = frozenset({"report.html", "baseline.json"})
+_LARGEST_MANIFEST_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """A few inputs, uint8 (K, H, W, 3), and the reference's logits for them, float32 (K, C)."""
+
+    images: npt.NDArray[np.uint8]
+    logits: FloatArray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its validated manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The bundle's name, without the folder's ending."""
+        return self.manifest.name
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class table."""
+        return self.manifest.class_table()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How photographs are made ready for the graph."""
+        return self.manifest.image_preprocessing()
+
+    @property
+    def graph_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / self.manifest.graphs[0].file
+
+    @property
+    def source_path(self) -> Path:
+        """Where the checkpoint stood when the bundle was written; it may not be there any more."""
+        return self.path.parent / self.manifest.source.path
+
+    def golden(self) -> Golden:
+        """Return the golden samples."""
+        arrays = self._arrays(GOLDEN, ("images", "logits"))
+        return Golden(arrays["images"], arrays["logits"])
+
+    def selection_hashes(self) -> npt.NDArray[np.uint64]:
+        """Return the content hashes of the images that chose the fix; empty if none did."""
+        if SELECTION not in self.manifest.files:
+            return np.empty(0, dtype=np.uint64)
+        hashes: npt.NDArray[np.uint64] = self._arrays(SELECTION, ("hashes",))["hashes"]
+        return hashes
+
+    def _arrays(self, file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+        try:
+            with np.load(self.path / file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in names}
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(
+                f"The bundle {self.path} cannot be used: {file} is unreadable ({error}). Export it "
+                "again."
+            ) from error
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle after checking its schema, every file's hash, and that no path leaves it.
+
+    Raises
+    ------
+    BundleError
+        If the folder is not a bundle, was written by a newer version, is incomplete, or holds a
+        file that is not what the manifest says.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise BundleError(f"There is no bundle at {folder}; make one with 'ltdeploy export CKPT'.")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}. Expected a folder written by "
+            "'ltdeploy export'."
+        )
+    manifest = _read_manifest(folder)
+    root = folder.resolve()
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(
+                f"The bundle {folder} is incomplete: {name} is missing. Export again."
+            )
+        if not file.resolve().is_relative_to(root):
+            raise BundleError(f"The bundle {folder} is unsafe: {name} is a link that leaves it.")
+        size = file.stat().st_size
+        if size != entry.bytes or file_sha256(file) != entry.sha256:
+            raise BundleError(
+                f"The bundle {folder} was changed after it was written: {name} does not have the "
+                f"sha256 {entry.sha256[:12]}… of its manifest. Export it again."
+            )
+    return Bundle(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    try:
+        if file.stat().st_size > _LARGEST_MANIFEST_BYTES:
+            raise BundleError(f"{file} is larger than {_LARGEST_MANIFEST_BYTES >> 20} MiB.")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} cannot be read ({error}); the bundle is damaged.") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        written_by = content.get("versions", {}).get("ltdeploy", "a newer version")
+        raise BundleError(
+            f"The bundle {folder} has the schema {schema}, written by ltdeploy {written_by}; "
+            f"this version reads schema {SCHEMA_VERSION}. Upgrade with: pip install -U ltdeploy"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise BundleError(f"{file} is not valid at {where}: {first['msg']}.") from error
+    except LtdeployError as error:
+        raise BundleError(f"{file} is not valid: {error}") from error
+
+
+def file_entry(content: bytes) -> FileEntry:
+    """Return hash and size of a file's content."""
+    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle into a temporary folder beside ``path`` and rename it into place.
+
+    An older bundle at ``path`` is replaced in the last step only; when anything fails before (a
+    full disk, Ctrl-C) it stays as it was and nothing is left behind.
+
+    Parameters
+    ----------
+    manifest : its ``files`` are filled in here from ``files``.
+    files : content by path inside the bundle.
+
+    Raises
+    ------
+    BundleError
+        If the place is taken by something that is not a bundle, or cannot be written.
+    """
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(
+            f"{path} exists and is not a bundle; it is left alone. Choose another name with "
+            "--out NAME.ltd."
+        )
+    entries = {name: file_entry(content) for name, content in files.items()}
+    complete = manifest.model_copy(update={"files": entries})
+    # model_copy does not validate; this does, file names included.
+    complete = Manifest.model_validate_json(complete.to_json())
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary.chmod(0o755)
+        for name, content in files.items():
+            _write_synced(temporary / name, content)
+        _write_synced(temporary / MANIFEST, complete.to_json().encode())
+        _replace_folder(temporary, path)
+    except OSError as error:
+        raise BundleError(
+            f"Cannot write the bundle {path}: {error.strerror or error}. Nothing was changed; free "
+            "some space or choose another place with --out NAME.ltd."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle(path, complete)
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path``; a folder already there is put back if that fails."""
+    if not path.exists():
+        new.rename(path)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        path.rename(retired / path.name)
+        try:
+            new.rename(path)
+        except BaseException:
+            (retired / path.name).rename(path)
+            raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def update_bundle(bundle: Bundle, files: Mapping[str, bytes]) -> Bundle:
+    """Replace a finished bundle's report or baseline.
+
+    The manifest forgets the old file first and learns the new one last, so that a crash between
+    leaves a valid bundle without it.
+
+    Raises
+    ------
+    BundleError
+        If another file is named, or the bundle cannot be written.
+    """
+    if not UPDATABLE.issuperset(files):
+        raise BundleError(
+            f"Only {', '.join(sorted(UPDATABLE))} may change in a finished bundle; got "
+            f"{', '.join(sorted(files))}."
+        )
+    kept = {name: e for name, e in bundle.manifest.files.items() if name not in files}
+    entries = {name: file_entry(content) for name, content in files.items()}
+    without = bundle.manifest.model_copy(update={"files": kept})
+    complete = bundle.manifest.model_copy(update={"files": kept | entries})
+    try:
+        if kept != bundle.manifest.files:
+            _replace_file(bundle.path / MANIFEST, without.to_json().encode())
+        for name, content in files.items():
+            _replace_file(bundle.path / name, content)
+        _replace_file(bundle.path / MANIFEST, complete.to_json().encode())
+    except OSError as error:
+        raise BundleError(
+            f"Cannot write into the bundle {bundle.path}: {error.strerror or error}. Write the "
+            "report elsewhere with --html FILE."
+        ) from error
+    return Bundle(bundle.path, complete)
+
+
+def _replace_file(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.new")
+    try:
+        _write_synced(temporary, content)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""Logit adjustment: subtract the log-prior of training from the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from ..errors import FixError
+from .affine import AffineMap
+from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_number, softmax_head
+
+__all__ = ["LogitAdjustment"]
+
+
+@final
+@dataclass(frozen=True)
+class LogitAdjustment(Fix):
+    """Subtract τ times the log training prior: ``z'_c = z_c − τ log π_c``.
+
+    At τ = 1 this is the Bayes-optimal classifier for balanced error when the model estimates
+    P(y|x) under the training prior π. Classes without training images are counted as one image.
+
+    Menon et al. 2021, *Long-tail learning via logit adjustment*, arXiv 2007.07314, eq. 9.
+
+    Parameters
+    ----------
+    tau : τ ≥ 0.
+    """
+
+    tau: float
+
+    method: ClassVar[str] = "logit_adjustment"
+    needs: ClassVar[frozenset[Evidence]] = frozenset({"head", "counts"})
+
+    def __post_init__(self) -> None:
+        require_number(
+            self.method, "tau", self.tau, low=0, inclusive=True, option="--logit-adjust 1.0"
+        )
+
+    def _map(self, context: FixContext) -> AffineMap:
+        assert context.classes is not None
+        head = softmax_head(context, self.method)
+        if context.trained_with in BALANCED_LOSSES and self.tau and not context.force:
+            raise FixError(
+                f"The checkpoint was trained with {context.trained_with}, which already corrects "
+                "for the training prior; logit adjustment would correct twice. Leave out "
+                "--logit-adjust, or add --force if the checkpoint's record is wrong."
+            )
+        if head.background is not None or len(context.classes) != head.classes:
+            raise FixError(
+                f"logit_adjustment needs one training count per row of the head; the head has "
+                f"{head.classes} rows and the class table {len(context.classes)} classes."
+            )
+        return AffineMap(np.ones(head.classes), -self.tau * np.log(context.classes.prior()))

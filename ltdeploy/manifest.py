@@ -1,0 +1,187 @@
+"""The bundle's manifest as typed models; docs/bundle.md is the written specification."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .classes import ClassTable, GroupRule
+from .fixes.affine import AffineMap
+from .preprocessing import Preprocessing
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ClassEntry",
+    "FileEntry",
+    "FixEntry",
+    "GraphEntry",
+    "HeadEntry",
+    "Manifest",
+    "MethodEntry",
+    "SelectionEntry",
+    "SourceEntry",
+    "TensorEntry",
+]
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassEntry(_Strict):
+    """One class, in label order."""
+
+    name: str
+    train_count: Count
+    group: str
+
+
+class GroupEntry(_Strict):
+    """How training counts make groups: a class is in ``names[i]`` above ``above[i]`` images."""
+
+    names: tuple[str, ...]
+    above: tuple[int, ...]
+
+
+class HeadEntry(_Strict):
+    """The last linear map as it was in the checkpoint, without its weights."""
+
+    kind: Literal["linear", "cosine"]
+    path: str
+    features: Annotated[int, Field(ge=1)]
+    bias: bool
+    scale: Finite
+    background: int | None
+    activation: Literal["softmax", "sigmoid"]
+
+
+class MethodEntry(_Strict):
+    """One fix, by name and parameters."""
+
+    method: str
+    parameters: dict[str, float | str]
+
+
+class SelectionEntry(_Strict):
+    """The images on which ``auto`` parameters were chosen; their hashes stand in selection.npz."""
+
+    name: str
+    images: Count
+    balanced_before: Finite | None
+    balanced_after: Finite | None
+    notes: tuple[str, ...] = ()
+
+
+class FixEntry(_Strict):
+    """What was done to the logits: ``z' = A z + c``, A as its diagonal or in full."""
+
+    methods: tuple[MethodEntry, ...]
+    scale: tuple[Finite, ...] | tuple[tuple[Finite, ...], ...]
+    shift: tuple[Finite, ...]
+    folded: Literal["weights", "nodes", "none"]
+    selected_on: SelectionEntry | None = None
+    notes: tuple[str, ...] = ()
+
+    def affine(self) -> AffineMap:
+        """Return the map as arrays."""
+        return AffineMap(
+            np.array(self.scale, dtype=np.float64), np.array(self.shift, dtype=np.float64)
+        )
+
+
+class TensorEntry(_Strict):
+    """A graph input or output; a text in ``shape`` is an axis of any length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class GraphEntry(_Strict):
+    """One executable file of the bundle."""
+
+    file: str
+    precision: Literal["fp32"]
+    opset: int
+    nodes: int
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+
+
+class SourceEntry(_Strict):
+    """The checkpoint that the bundle was made from; ``path`` is relative to the bundle's parent."""
+
+    path: str
+    sha256: Sha256
+    layout: str
+    trained_with: str | None
+    notes: tuple[str, ...] = ()
+
+
+class FileEntry(_Strict):
+    """Hash and size of one file."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class Manifest(_Strict):
+    """Everything that is true of a bundle and is not an array."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    task: Literal["classification"]
+    name: str
+    created: str
+    arch: str
+    classes: tuple[ClassEntry, ...]
+    groups: GroupEntry
+    head: HeadEntry
+    fix: FixEntry
+    preprocessing: dict[str, Any]
+    graphs: tuple[GraphEntry, ...]
+    source: SourceEntry
+    versions: dict[str, str]
+    files: dict[str, FileEntry]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        table = self.class_table()
+        stated = tuple(entry.group for entry in self.classes)
+        if table.groups != stated:
+            raise ValueError("the classes' groups contradict their counts and the group rule")
+        if self.fix.affine().classes != len(table):
+            raise ValueError(f"the fix is for {self.fix.affine().classes} of {len(table)} classes")
+        self.image_preprocessing()
+        for name in [*self.files, *(graph.file for graph in self.graphs)]:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+                raise ValueError(f"the file name {name!r} leaves the bundle's folder")
+        for graph in self.graphs:
+            if graph.file not in self.files:
+                raise ValueError(f"the graph {graph.file!r} is not among the hashed files")
+        return self
+
+    def class_table(self) -> ClassTable:
+        """Return names, counts and group rule."""
+        return ClassTable(
+            tuple(entry.name for entry in self.classes),
+            tuple(entry.train_count for entry in self.classes),
+            GroupRule(self.groups.names, self.groups.above),
+        )
+
+    def image_preprocessing(self) -> Preprocessing:
+        """Return how photographs are made ready for the graph."""
+        return Preprocessing.from_dict(self.preprocessing)
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"

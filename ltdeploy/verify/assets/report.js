@@ -1,0 +1,163 @@
+// What every report shares: its data, theme, number formats, downloads, class table and printing.
+// eslint-disable-next-line no-unused-vars
+const report = (() => {
+  "use strict";
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const result = read("result-data");
+  const view = read("view-data");
+  const root = document.documentElement;
+
+  const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  const isNumber = (value) => typeof value === "number";
+  const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace("-", "−") : "–");
+  const signed = (value, digits) => {
+    const text = fixed(value, digits);
+    return isNumber(value) && value > 0 && Number(value.toFixed(digits)) !== 0 ? `+${text}` : text;
+  };
+  const probability = (value) => {
+    if (!isNumber(value)) return "–";
+    return value < 0.001 && value > 0 ? value.toExponential(0).replace("-", "−") : value.toFixed(3);
+  };
+
+  const element = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children);
+    return node;
+  };
+
+  // Downloads are made when asked for, from what the page holds: no second copy lies in the file.
+  const csv = (rows) => {
+    const keys = [...new Set(rows.flatMap(Object.keys))];
+    const cell = (value) => {
+      const text = value === null || value === undefined ? "" : String(value);
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    return [keys, ...rows.map((row) => keys.map((key) => row[key]))]
+      .map((cells) => cells.map(cell).join(","))
+      .join("\r\n");
+  };
+  const downloads = {
+    result: () => ["application/json", JSON.stringify(result, null, 1)],
+    classes: () => ["text/csv", csv(result.classes)],
+    reliability: () => ["application/json", JSON.stringify(view.reliability, null, 1)],
+  };
+  for (const link of document.querySelectorAll("a[data-download]")) {
+    link.addEventListener("click", () => {
+      const [type, text] = downloads[link.dataset.download]();
+      const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+      link.href = address;
+      setTimeout(() => URL.revokeObjectURL(address), 60000);
+    });
+  }
+
+  // "<20", ">= 50", "10-30", "10..30", "= 5" or "5"; anything else matches nothing, not everything.
+  const numberFilter = (text, value) => {
+    const wanted = text.trim().replaceAll("−", "-");
+    if (!wanted) return true;
+    if (!isNumber(value)) return false;
+    const figure = "(-?\\d*\\.?\\d+(?:e-?\\d+)?)";
+    const range = wanted.match(new RegExp(`^${figure}\\s*(?:\\.\\.|–|-|to)\\s*${figure}$`, "i"));
+    if (range) return value >= Number(range[1]) && value <= Number(range[2]);
+    const bound = wanted.match(new RegExp(`^(<=|>=|<|>|=|≤|≥)?\\s*${figure}$`, "i"));
+    if (!bound) return false;
+    const limit = Number(bound[2]);
+    switch (bound[1]) {
+      case "<": return value < limit;
+      case ">": return value > limit;
+      case "<=": case "≤": return value <= limit;
+      case ">=": case "≥": return value >= limit;
+      default: return value === limit;
+    }
+  };
+
+  const column = {
+    text: (field, title, options) => ({
+      field, title, headerFilter: "input", headerFilterPlaceholder: "search",
+      headerFilterParams: { elementAttributes: { "aria-label": `Filter by ${title}` } },
+      sorter: (a, b) => String(a).localeCompare(String(b), undefined, { numeric: true }),
+      ...options,
+    }),
+    number: (field, title, format, options) => ({
+      field, title, hozAlign: "right", headerHozAlign: "right",
+      // Nulls stay at the bottom in both directions: no figure is neither the best nor the worst.
+      sorter: (a, b, _rowA, _rowB, _column, direction) => {
+        if (isNumber(a) && isNumber(b)) return a - b;
+        if (isNumber(a) === isNumber(b)) return 0;
+        return isNumber(a) === (direction === "asc") ? -1 : 1;
+      },
+      headerSortStartingDir: "desc", headerFilter: "input", headerFilterPlaceholder: "< > =",
+      headerFilterParams: { elementAttributes: { "aria-label": `Filter by ${title}, for example <20, >=50 or 10-30` } },
+      headerFilterFunc: numberFilter,
+      formatter: (cell) => format(cell.getValue()),
+      print: format,
+      ...options,
+    }),
+    choice: (field, title, choices, options) => ({
+      field, title,
+      headerFilter: (cell, _onRendered, success) => {
+        const select = element("select", { "aria-label": `Filter by ${title}` }, new Option("all", ""),
+          ...choices.map(([value, text]) => new Option(text, value)));
+        select.value = cell.getValue();
+        select.addEventListener("change", () => success(select.value));
+        return select;
+      },
+      headerFilterFunc: (wanted, value) => String(value) === wanted,
+      headerFilterLiveFilter: false,
+      ...options,
+    }),
+  };
+
+  const PRINTED_ROWS = 200;
+  const table = (selector, rows, columns, { label, counter }) => {
+    const holder = document.querySelector(selector);
+    // Tabulator reads titles as HTML, and names come from the user's data.
+    const escape = (text) => element("span", {}, text).innerHTML;
+    const definitions = columns.map(({ print, ...definition }) => ({ ...definition, title: escape(definition.title) }));
+    const grid = new Tabulator(holder, {
+      data: rows, columns: definitions, layout: "fitColumns", rowHeight: 34, index: "label",
+      height: rows.length > 14 ? 600 : undefined, placeholder: "No class matches these filters.",
+      headerFilterLiveFilterDelay: 120, columnDefaults: { minWidth: 74, resizable: false, headerWordWrap: true },
+    });
+    const count = (shown) => {
+      counter.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} classes shown`;
+    };
+    grid.on("dataFiltered", (_filters, found) => count(found.length));
+    grid.on("tableBuilt", () => {
+      count(rows.length);
+      holder.setAttribute("aria-label", label);
+      // Tabulator sorts on click alone; people without a mouse need focus and Enter.
+      for (const head of holder.querySelectorAll(".tabulator-col.tabulator-sortable")) {
+        head.tabIndex = 0;
+        head.addEventListener("keydown", (event) => {
+          if (event.target !== head || (event.key !== "Enter" && event.key !== " ")) return;
+          event.preventDefault();
+          head.click();
+        });
+      }
+    });
+    // The table on screen holds only the rows in sight, so paper gets a plain one.
+    const paper = element("div", { class: "print-table" });
+    holder.after(paper);
+    window.addEventListener("beforeprint", () => {
+      const active = grid.getData("active");
+      const head = element("tr", {}, ...columns.map((c) => element("th", { scope: "col" }, c.title)));
+      const body = active.slice(0, PRINTED_ROWS).map((row) => element("tr", {},
+        ...columns.map((c) => element("td", {}, (c.print ?? String)(row[c.field] ?? null)))));
+      const note = active.length > PRINTED_ROWS
+        ? `The first ${PRINTED_ROWS} of ${active.length} rows, as sorted and filtered on screen.` : "";
+      paper.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)), note);
+    });
+    return grid;
+  };
+
+  // Charts take their colours from the style sheet, so they are drawn anew when the theme changes.
+  const onTheme = (draw) => {
+    draw();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    window.addEventListener("beforeprint", () => { root.classList.add("printing"); draw(); });
+    window.addEventListener("afterprint", () => { root.classList.remove("printing"); draw(); });
+  };
+
+  return { result, view, color, fixed, signed, probability, element, column, table, onTheme };
+})();

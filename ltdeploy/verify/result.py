@@ -1,0 +1,219 @@
+"""What a verification found, as types, as JSON and as one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..metrics.calibration import Reliability
+from .gate import Verdict
+
+__all__ = ["SCHEMA", "ClassResult", "Flip", "GroupResult", "VerifyResult", "name_some", "sentence"]
+
+SCHEMA = 1
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Figures of one group, or of all classes.
+
+    Accuracies and calibration errors in percent, differences in points (candidate minus
+    reference); None where the group has no image or the model was not given. ``unfixed``,
+    ``reference`` and ``candidate`` average over classes, the three ``…_images`` over images.
+    ``ci_low``, ``ci_high``: the 95 % interval of `difference`. ``verdict`` is None for a group
+    without classes. ``classes_without_images`` of its ``classes`` are in no figure.
+    """
+
+    classes: int
+    images: int
+    unfixed: float | None
+    reference: float | None
+    candidate: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    flips_lost: int
+    flips_won: int
+    verdict: Verdict | None
+    images_to_decide: int | None
+    classes_without_images: int
+    worst_class: str | None
+    unfixed_images: float | None
+    reference_images: float | None
+    candidate_images: float | None
+    ece_unfixed: float | None
+    ece_reference: float | None
+    ece_candidate: float | None
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Figures of one class; accuracies in percent, None without images.
+
+    ``p_value``: McNemar's exact test against the candidate being worse; ``q_value``: the same,
+    corrected for the number of classes (Benjamini–Hochberg); ``regressed``: q < 0.05.
+    """
+
+    name: str
+    label: int
+    group: str
+    train_count: int
+    images: int
+    unfixed: float | None
+    reference: float | None
+    candidate: float | None
+    flips_lost: int
+    flips_won: int
+    p_value: float | None
+    q_value: float | None
+    regressed: bool
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image whose top-1 label differs; labels, and confidences in 0..1."""
+
+    index: int
+    label: int
+    reference: int
+    candidate: int
+    reference_confidence: float
+    candidate_confidence: float
+
+    @property
+    def kind(self) -> Literal["lost", "won", "moved"]:
+        """Lost: only the reference is right; won: only the candidate; moved: neither is."""
+        if self.reference == self.label:
+            return "lost"
+        return "won" if self.candidate == self.label else "moved"
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What a verification found.
+
+    Parameters
+    ----------
+    verdict : of the bundle: fails if any group or the whole fails, passes if all pass.
+    margin : points of class-averaged accuracy a group may lose.
+    images, unreadable : images that were compared, and that could not be read.
+    max_abs_logit_diff : the largest difference of any logit.
+    equivalent : no top-1 label changed, and that difference is under the tolerance.
+    flips : images whose top-1 label differs.
+    overall, groups, classes : the figures; groups in the order of the class table's rule, classes
+        in label order.
+    flipped : the images that flipped, in the order they came. Not in the JSON.
+    reliability : reliability diagrams by group (and ``"overall"``), then by model (``"unfixed"``,
+        ``"reference"``, ``"candidate"``). Not in the JSON.
+    """
+
+    verdict: Verdict
+    margin: float
+    images: int
+    unreadable: int
+    max_abs_logit_diff: float
+    equivalent: bool
+    flips: int
+    overall: GroupResult
+    groups: Mapping[str, GroupResult]
+    classes: Sequence[ClassResult]
+    flipped: Sequence[Flip] = field(default=(), repr=False)
+    reliability: Mapping[str, Mapping[str, Reliability]] = field(default_factory=dict, repr=False)
+
+    @property
+    def regressed(self) -> tuple[ClassResult, ...]:
+        """The classes that got worse, the surest first."""
+        worse = [c for c in self.classes if c.regressed]
+        return tuple(sorted(worse, key=lambda c: (c.q_value or 0.0, c.label)))
+
+    @property
+    def without_images(self) -> tuple[str, ...]:
+        """Names of the classes that have no image and are in no figure."""
+        return tuple(c.name for c in self.classes if not c.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the machine-readable result; its keys are stable within a schema version."""
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "sentence": sentence(self),
+            "margin": self.margin,
+            "images": self.images,
+            "unreadable": self.unreadable,
+            "max_abs_logit_diff": self.max_abs_logit_diff,
+            "equivalent": self.equivalent,
+            "flips": self.flips,
+            "overall": asdict(self.overall),
+            "groups": {name: asdict(group) for name, group in self.groups.items()},
+            "classes": [asdict(c) for c in self.classes],
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON text; what is not known is null, never NaN."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def name_some(names: Sequence[str], most: int = _NAMED) -> str:
+    """Join the first names with commas and count the rest.
+
+    >>> name_some(["lynx", "ibex", "kiwi"], most=2)
+    'lynx, ibex and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _measured(name: str, group: GroupResult) -> str:
+    """Return ``few −3.43 (95 % interval −4.10 to −2.80)``."""
+    if group.difference is None or group.ci_low is None or group.ci_high is None:
+        return f"{name} (no images)"
+    interval = f"{_points(group.ci_low)} to {_points(group.ci_high)}"
+    return f"{name} {_points(group.difference)} (95 % interval {interval})"
+
+
+def sentence(result: VerifyResult) -> str:
+    """Say in plain words what was found, and what to do where nothing could be."""
+    strata = {**result.groups, "all classes": result.overall}
+    margin = f"margin {result.margin:g}"
+    names = [c.name for c in result.regressed]
+    noun = "this class" if len(names) == 1 else f"these {len(names):,} classes"
+    worse = f" Worse for {noun}: {name_some(names)}." if names else ""
+    flips = f"{result.flips:,} of {result.images:,} top-1 labels changed"
+
+    if result.verdict == "pass":
+        if result.equivalent:
+            return (
+                "The tail survived: reference and candidate are numerically the same (no top-1 "
+                f"label changed on {result.images:,} images, largest logit difference "
+                f"{result.max_abs_logit_diff:.1e})."
+            )
+        name, group = min(
+            ((n, g) for n, g in strata.items() if g.ci_low is not None),
+            key=lambda item: item[1].ci_low or 0.0,
+        )
+        return (
+            f"The tail survived: no group can have lost as much as the {margin}; the nearest to "
+            f"it is {_measured(name, group)}; {flips}.{worse}"
+        )
+    if result.verdict == "fail":
+        failed = [_measured(n, g) for n, g in strata.items() if g.verdict == "fail"]
+        return f"The tail did not survive: {'; '.join(failed)}; {margin}; {flips}.{worse}"
+
+    undecided = {n: g for n, g in strata.items() if g.verdict == "inconclusive"}
+    measured = "; ".join(_measured(n, g) for n, g in undecided.items())
+    wanted = [
+        f"{g.images_to_decide:,} images of {n} (now {g.images:,})"
+        for n, g in undecided.items()
+        if g.images_to_decide is not None
+    ]
+    more = f" About {', '.join(wanted)} would decide it." if wanted else ""
+    blind = [n for n, g in undecided.items() if not g.images]
+    missing = f" There are no images of {name_some(blind)}; add some." if blind else ""
+    return f"Too little data to decide: {measured}; {margin}; {flips}.{more}{missing}{worse}"
