@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ltdeploy import __version__
 from ltdeploy.arrays import FloatArray
-from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, write_bundle
+from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, file_entry, write_bundle
 from ltdeploy.datasets import Dataset, align_labels
 from ltdeploy.datasets.species import SpeciesDataset
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -26,7 +26,6 @@ from ltdeploy.fixes import AffineMap, Choice, Fix, FixContext, FixSpec, fit_fixe
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import collect_logits
 from ltdeploy.manifest import (
-    SCHEMA_VERSION,
     ClassEntry,
     FixEntry,
     GraphEntry,
@@ -142,11 +141,11 @@ def export_bundle(
         files[SELECTION] = _npz(hashes=np.sort(np.array(hashes, dtype=np.uint64)))
         selection = _selection_entry(validation, len(hashes), choices)
     manifest = Manifest(
-        schema=SCHEMA_VERSION,
+        schema=1,
         task="classification",
         name=out.name.removesuffix(".ltd"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        arch=model.arch,
+        arch=_shown_arch(model.arch),
         classes=_class_entries(table),
         groups=GroupEntry(names=table.rule.names, above=table.rule.above),
         head=HeadEntry(
@@ -176,7 +175,7 @@ def export_bundle(
             notes=tuple(model.source.notes),
         ),
         versions=_versions(),
-        files={"model.onnx": {"sha256": "0" * 64, "bytes": 0}},
+        files={name: file_entry(content) for name, content in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
     unreadable = selected.unreadable if selected is not None else ()
@@ -205,11 +204,17 @@ def golden_images(
 def _graph(model: Classifier | OnnxClassifier, fix: AffineMap) -> tuple[onnx.ModelProto, Folding]:
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
-    metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
+    metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": _shown_arch(model.arch)}
     if isinstance(model, OnnxClassifier):
         return onnx_from_foreign(model, fix, metadata)
     with folded(model, fix) as (module, folding):
         return onnx_from_classifier(module, model.preprocessing, metadata), folding
+
+
+def _shown_arch(arch: str) -> str:
+    """Return the architecture's name; of a Hugging Face folder its own name, not where it was."""
+    family, _, name = arch.partition(":")
+    return f"hf:{Path(name).name}" if family == "hf" else arch
 
 
 def _class_entries(table: ClassTable) -> tuple[ClassEntry, ...]:

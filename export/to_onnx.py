@@ -34,6 +34,9 @@ def _wrap(module: nn.Module, preprocessing: Preprocessing) -> nn.Module:
     class WithNormalisation(nn.Module):
         """Cast, transpose, normalise, classify; in this order, as TensorRT transposes no uint8."""
 
+        scale: torch.Tensor
+        shift: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.module = module

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.integer]
+IntArray = npt.NDArray[np.int64]
 
 __all__ = ["FloatArray", "IntArray", "file_sha256", "log_softmax", "softmax", "top_k"]
 

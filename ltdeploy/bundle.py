@@ -22,7 +22,7 @@ from .errors import BundleError, LtdeployError
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 from .preprocessing import Preprocessing
 
-__all__ = ["Bundle", "Golden", "open_bundle", "update_bundle", "write_bundle"]
+__all__ = ["Bundle", "Golden", "file_entry", "open_bundle", "update_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -169,7 +169,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     Parameters
     ----------
-    manifest : its ``files`` are filled in here from ``files``.
+    manifest : its hashes are replaced by those of ``files``.
     files : content by path inside the bundle.
 
     Raises
@@ -183,9 +183,10 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             "--out NAME.ltd."
         )
     entries = {name: file_entry(content) for name, content in files.items()}
-    complete = manifest.model_copy(update={"files": entries})
-    # model_copy does not validate; this does, file names included.
-    complete = Manifest.model_validate_json(complete.to_json())
+    # model_copy does not validate; reading it back does, file names included.
+    complete = Manifest.model_validate_json(
+        manifest.model_copy(update={"files": entries}).to_json()
+    )
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,18 +44,17 @@ class ImageLimits:
     Parameters
     ----------
     max_bytes : size of the encoded file, 64 MiB by default.
-    max_pixels : width times height. Decoding takes 4 to 10 bytes of memory per pixel.
+    max_pixels : width times height. Decoding takes 4 to 12 bytes of memory per pixel.
+    max_side_px : width or height; what JPEG can hold by default. A row has a cost of its own.
     """
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 50_000_000
+    max_side_px: int = 65_535
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1 or self.max_pixels < 1:
-            raise UsageError(
-                f"Image limits must be positive; got max_bytes={self.max_bytes} and "
-                f"max_pixels={self.max_pixels}."
-            )
+        if min(self.max_bytes, self.max_pixels, self.max_side_px) < 1:
+            raise UsageError(f"Image limits must be positive; got {self}.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -205,6 +204,11 @@ def _from_array(array: npt.NDArray[np.uint8], limits: ImageLimits, name: str) ->
 def _check_size(width: int, height: int, limits: ImageLimits, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1.")
+    if max(width, height) > limits.max_side_px:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels; at most {limits.max_side_px:,} are accepted per "
+            "side. Cut it, or raise ImageLimits.max_side_px if the image is to be trusted."
+        )
     if width * height > limits.max_pixels:
         raise ImageError(
             f"{name} is {width} x {height} pixels, {width * height / 1e6:,.1f} million; at most "

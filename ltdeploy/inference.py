@@ -14,10 +14,11 @@ from .errors import DataError
 from .preprocessing import Preprocessing
 from .progress import Tracker, silent
 
-__all__ = ["BATCH_SIZE", "Logits", "collect_logits"]
+__all__ = ["Logits", "batch_size_for", "collect_logits"]
 
-# Large enough to keep a CPU's cores busy, small enough that 224-pixel activations stay in cache.
-BATCH_SIZE = 16
+# Large enough to keep the cores busy, small enough that activations stay near the cache.
+_BATCH_PIXELS = 16 * 224 * 224
+_BATCH_SIZES = (1, 256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,12 @@ class Logits:
     labels: IntArray
     indices: npt.NDArray[np.int64]
     unreadable: tuple[tuple[str, str], ...]
+
+
+def batch_size_for(preprocessing: Preprocessing) -> int:
+    """Return images per batch: 16 at 224 pixels, more of smaller ones, fewer of larger ones."""
+    low, high = _BATCH_SIZES
+    return max(low, min(high, _BATCH_PIXELS // (preprocessing.height_px * preprocessing.width_px)))
 
 
 def collect_logits(
@@ -59,9 +66,10 @@ def collect_logits(
     EngineError
         If logits are not finite; the text names the image.
     """
-    loader = Loader(dataset, labels, preprocessing, batch_size=BATCH_SIZE)
+    size = batch_size_for(preprocessing)
+    loader = Loader(dataset, labels, preprocessing, batch_size=size)
     rows, kept_labels, indices = [], [], []
-    total = -(-len(dataset) // BATCH_SIZE)
+    total = -(-len(dataset) // size)
     for batch in track(loader, total=total, label=label):
         logits = engine.run({engine.inputs[0].name: batch.images})[engine.outputs[0].name]
         check_finite(engine.name, logits, [dataset.identifier(int(i)) for i in batch.indices])

@@ -62,7 +62,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def identifier(self, index: int) -> str:
-        """Return what names the image in reports: ``"lynx/003.jpg"``, ``"test.parquet#12"``."""
+        """Return what names the image in reports: ``"val/lynx/3.jpg"``, ``"test.parquet#12"``."""
 
     def content_hash(self, index: int) -> int:
         """Return the first 8 bytes of the sha256 of the image's encoded content as an integer.

@@ -1,10 +1,9 @@
-"""Draw one spread moth: wings as polar fields, body, antennae.
+"""Paint a moth's wings as polar fields.
 
-A wing is star-shaped about its hinge. Its pixels carry two coordinates, as veins and growth do in a
-real one: ``s`` runs from the hinge (0) to the outer edge (1), ``t`` from the leading edge (0) to the
-inner edge (1). A band is a range of ``s``, a vein a value of ``t``, an eyespot a disc around a point.
-Lengths are in units of a forewing of ordinary length; x points right, y down, the hinge lies near
-the origin.
+A wing is star-shaped about its hinge. Its pixels carry two coordinates, as veins and growth do in
+a real one: ``s`` runs from the hinge (0) to the outer edge (1), ``t`` from the leading edge (0) to
+the inner edge (1). A band is a range of ``s``, a vein a value of ``t``, an eyespot a disc around a
+point. Lengths are in forewing lengths; x points right, y down, the hinges lie near the origin.
 """
 
 from __future__ import annotations
@@ -14,29 +13,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
+
+from ..arrays import FloatArray
 
 __all__ = [
     "BOX",
+    "FORE_HINGE",
+    "HIND_HINGE",
     "Band",
-    "Body",
     "Colour",
     "Pattern",
     "Shape",
     "Spot",
     "Wing",
-    "draw_moth",
     "noise_tile",
+    "paint_wing",
 ]
 
-Array = npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
 
 # Left, top, right and bottom of the drawn specimen, in forewing lengths.
 BOX = (-1.3, -1.15, 1.3, 1.45)
-_FORE_HINGE = (0.05, -0.13)
-_HIND_HINGE = (0.05, 0.03)
+FORE_HINGE = (0.05, -0.13)
+HIND_HINGE = (0.05, 0.03)
 _TABLE = 512
 _TILE = 256
 
@@ -45,9 +45,9 @@ _TILE = 256
 class Shape:
     """Outline of a wing: the angle it spans, how far it reaches, how its tip bends.
 
-    ``start_deg`` and ``stop_deg`` are the directions of the leading and the inner edge when the moth
-    is spread (0 points right, positive is down); ``reach`` is the distance of the outer edge at even
-    steps from one to the other; ``hook`` bends the tip, in radians.
+    ``start_deg`` and ``stop_deg`` are the directions of the leading and the inner edge when the
+    moth is spread (0 points right, positive is down); ``reach`` is the distance of the outer edge
+    at even steps from one to the other; ``hook`` bends the tip, in radians.
     """
 
     start_deg: float
@@ -58,7 +58,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Band:
-    """A stripe along the outer edge: ``at`` and ``width`` in s, ``slant`` its change of s over t."""
+    """A stripe along the outer edge.
+
+    ``at`` and ``width`` are in s, ``slant`` is the change of s over t, ``wave`` and ``waves`` the
+    height and number of its waves, ``soft`` the width of its rims, ``reach`` its range of t.
+    """
 
     at: float
     width: float
@@ -111,22 +115,8 @@ class Wing:
     pattern: Pattern
 
 
-@dataclass(frozen=True)
-class Body:
-    """Thorax, abdomen and antennae."""
-
-    fur: Colour
-    abdomen: Colour
-    stripe: Colour
-    stripes: int = 0
-    width: float = 0.115
-    length: float = 0.62
-    antenna: str = "thread"
-    antenna_colour: Colour = (70, 52, 36)
-
-
-@lru_cache(maxsize=8)
-def noise_tile(seed: int, octaves: int = 5) -> Array:
+@lru_cache(maxsize=64)
+def noise_tile(seed: int, octaves: int = 5) -> FloatArray:
     """Return a periodic fractal noise tile of shape (256, 256) with mean 0 and deviation 1."""
     random = np.random.default_rng([seed, octaves])
     total = np.zeros((_TILE, _TILE), dtype=np.float32)
@@ -139,47 +129,13 @@ def noise_tile(seed: int, octaves: int = 5) -> Array:
             (padded.shape[1] * scale, padded.shape[0] * scale), Image.Resampling.BICUBIC
         )
         total += np.asarray(picture)[4 * scale : -4 * scale, 4 * scale : -4 * scale] * 0.6**octave
-    result: Array = (total - total.mean()) / total.std()
+    result: FloatArray = (total - total.mean()) / total.std()
     result.setflags(write=False)
     return result
 
 
-def draw_moth(
-    fore: Wing,
-    hind: Wing,
-    body: Body,
-    random: np.random.Generator,
-    *,
-    unit_px: float,
-    fore_turn_deg: float,
-    hind_turn_deg: float,
-) -> Image.Image:
-    """Draw one individual, head up, wings spread alike on both sides, on a transparent ground.
-
-    Parameters
-    ----------
-    unit_px : pixels per forewing length.
-    fore_turn_deg, hind_turn_deg : how far the wings are swung back from the spread position.
-
-    Returns
-    -------
-    RGBA picture that covers `BOX`.
-    """
-    width = math.ceil(BOX[2] * unit_px)
-    height = math.ceil((BOX[3] - BOX[1]) * unit_px)
-    half = np.zeros((height, width, 4), dtype=np.float32)
-    _paint_wing(half, hind, _HIND_HINGE, hind_turn_deg, unit_px, random, shade_rows=True)
-    _paint_wing(half, fore, _FORE_HINGE, fore_turn_deg, unit_px, random, shade_rows=False)
-    whole = np.concatenate([half[:, ::-1], half], axis=1)
-    _paint_body(whole, body, unit_px, random)
-    np.clip(whole, 0, 255, out=whole)
-    picture = Image.fromarray(whole.astype(np.uint8))
-    _draw_antennae(picture, body, unit_px, random)
-    return picture
-
-
 @lru_cache(maxsize=256)
-def _reach_table(shape: Shape) -> Array:
+def _reach_table(shape: Shape) -> FloatArray:
     """Return the distance of the outer edge over `t`, smooth, with rounded corners."""
     t = np.linspace(0, 1, _TABLE)
     knots = np.linspace(0, 1, len(shape.reach))
@@ -188,70 +144,83 @@ def _reach_table(shape: Shape) -> Array:
     table = np.convolve(np.pad(table, 40, mode="edge"), kernel / kernel.sum(), mode="valid")
     corner = np.minimum(1, np.minimum(t, 1 - t) / 0.05)
     table = table * (0.84 + 0.16 * np.sqrt(1 - (1 - corner) ** 2))
-    return table.astype(np.float32)
+    smooth: FloatArray = table.astype(np.float32)
+    return smooth
 
 
-def _paint_wing(
-    half: Array,
+def paint_wing(
+    half: FloatArray,
     wing: Wing,
     hinge: tuple[float, float],
     turn_deg: float,
     unit_px: float,
     random: np.random.Generator,
-    *,
-    shade_rows: bool,
 ) -> None:
+    """Paint a right wing over what is on the right half of a specimen.
+
+    Parameters
+    ----------
+    half : array of shape (H, W, 4), float32, RGBA in 0..255, whose left edge is the body's middle;
+        changed in place.
+    turn_deg : how far the wing is swung back from the spread position.
+    """
     shape = wing.shape
     start = math.radians(shape.start_deg + turn_deg)
     span = math.radians(shape.stop_deg - shape.start_deg)
-    x, y = _half_grid(half.shape[0], half.shape[1], unit_px)
-    x, y = x - np.float32(hinge[0]), y - np.float32(hinge[1])
-    r = np.sqrt(x * x + y * y)
-    near = r < max(shape.reach) * 1.02
-    x, y, r = x[near], y[near], r[near]
-    angle = np.arctan2(y, x) - np.float32(start)
-    angle = angle - np.float32(shape.hook) * r * r
-    # A wing swung far back crosses the line where arctan2 jumps.
-    angle = np.mod(angle + np.float32(math.pi - span / 2), np.float32(2 * math.pi)) - np.float32(
-        math.pi - span / 2
-    )
-    t = angle * np.float32(1 / span)
     table = _reach_table(shape)
+    window = _window(half, hinge, start, span, float(table.max()), unit_px)
+    part = half[window]
+    y = (np.arange(window[0].start, window[0].stop, dtype=np.float32) + 0.5) / unit_px
+    y = (y + np.float32(BOX[1] - hinge[1]))[:, None]
+    x = (np.arange(part.shape[1], dtype=np.float32) + 0.5) / unit_px - np.float32(hinge[0])
+    r = np.sqrt(x * x + y * y)
+    # Measured from the middle of the wing, so that arctan2 does not jump inside it.
+    middle = start + span / 2
+    forward = x * np.float32(math.cos(middle)) + y * np.float32(math.sin(middle))
+    sideways = y * np.float32(math.cos(middle)) - x * np.float32(math.sin(middle))
+    angle = np.arctan2(sideways, forward) + np.float32(span / 2) - np.float32(shape.hook) * r * r
+    t = angle * np.float32(1 / span)
     reach = table[np.clip(t * (_TABLE - 1), 0, _TABLE - 1).astype(np.int32)]
-    alpha = np.clip((reach - r) * unit_px + 0.5, 0, 1)
-    alpha *= np.clip(np.minimum(t, 1 - t) * np.float32(span) * r * unit_px + 0.5, 0, 1)
-    inside = alpha > 0
-    r, t, alpha = r[inside], t[inside], alpha[inside]
-    s = r / reach[inside]
-    colour = _paint_pattern(wing.pattern, s, t, r, span, table, random)
-    rows, columns = np.nonzero(near)
-    rows, columns = rows[inside], columns[inside]
-    under = half[rows, columns]
-    mixed = under.copy()
-    cover = alpha[:, None]
+    rim_px = np.minimum(reach - r, np.minimum(t, 1 - t) * np.float32(span) * r)
+    inside = np.nonzero(rim_px > -0.5 / unit_px)
+    r, t, reach = r[inside], t[inside], reach[inside]
+    cover = np.clip(rim_px[inside] * unit_px + 0.5, 0, 1)
+    colour = _paint_pattern(wing.pattern, r / reach, t, r, span, table, random)
     # Straight (not premultiplied) colour: a half-covered pixel on nothing keeps the wing's colour.
-    solid = np.where(under[:, 3:] > 0, under[:, :3] + (colour - under[:, :3]) * cover, colour)
-    mixed[:, :3] = solid
-    mixed[:, 3] = np.maximum(under[:, 3], alpha * 255)
-    half[rows, columns] = mixed
+    under = part[inside]
+    blend = np.where(under[:, 3] > 0, cover, np.float32(1))[:, None]
+    under[:, :3] += (colour - under[:, :3]) * blend
+    under[:, 3] = np.maximum(under[:, 3], cover * 255)
+    part[inside] = under
 
 
-@lru_cache(maxsize=8)
-def _half_grid(height: int, width: int, unit_px: float) -> tuple[Array, Array]:
-    x = (np.arange(width, dtype=np.float32) + 0.5) / unit_px
-    y = (np.arange(height, dtype=np.float32) + 0.5) / unit_px + BOX[1]
-    return np.broadcast_to(x, (height, width)), np.broadcast_to(y[:, None], (height, width))
+def _window(
+    half: FloatArray,
+    hinge: tuple[float, float],
+    start: float,
+    span: float,
+    reach: float,
+    unit_px: float,
+) -> tuple[slice, slice]:
+    """Return the rows and columns that a wing can touch."""
+    ways = np.append(np.linspace(start - 0.3, start + span + 0.3, 9), 0.0)
+    down, out = reach * np.sin(ways), reach * np.cos(ways[:-1])
+    rows = np.array([down.min(), down.max()]) + hinge[1] - BOX[1]
+    top = max(0, math.floor(rows[0] * unit_px))
+    bottom = min(half.shape[0], math.ceil(rows[1] * unit_px) + 1)
+    right = min(half.shape[1], math.ceil((max(out.max(), 0.0) + hinge[0]) * unit_px) + 1)
+    return slice(top, bottom), slice(0, right)
 
 
 def _paint_pattern(
     pattern: Pattern,
-    s: Array,
-    t: Array,
-    r: Array,
+    s: FloatArray,
+    t: FloatArray,
+    r: FloatArray,
     span: float,
-    table: Array,
+    table: FloatArray,
     random: np.random.Generator,
-) -> Array:
+) -> FloatArray:
     """Return the colours of the pixels at (s, t), shape (n, 3), 0..255."""
     angle = t * np.float32(span)
     u, v = r * np.cos(angle), r * np.sin(angle)  # the wing's own frame: moves with its pattern
@@ -275,7 +244,9 @@ def _paint_pattern(
     if pattern.lunules:
         across = (np.mod(t * pattern.lunules, 1) - 0.5) / pattern.lunules * np.float32(span) * r
         away = np.sqrt(across**2 + ((s - 0.915) * r) ** 2)
-        _mix(colour, pattern.lunule_colour, np.clip((pattern.lunule_radius - away) * 50 + 0.5, 0, 1))
+        _mix(
+            colour, pattern.lunule_colour, np.clip((pattern.lunule_radius - away) * 50 + 0.5, 0, 1)
+        )
     if pattern.speckles:
         fine = _sample(noise_tile(3, 6), u * 230 + offset[1], v * 230 + offset[2])
         cover = np.clip((fine - 2.6 + pattern.speckles * 2.2) * 2.5, 0, 1)
@@ -290,7 +261,9 @@ def _paint_pattern(
     return colour
 
 
-def _band_cover(band: Band, s: Array, t: Array, coarse: Array, moved: float) -> Array:
+def _band_cover(
+    band: Band, s: FloatArray, t: FloatArray, coarse: FloatArray, moved: float
+) -> FloatArray:
     line = s - np.float32(band.at + moved) - np.float32(band.slant) * (t - 0.5) + coarse * 0.006
     if band.wave:
         phase = t * np.float32(band.waves)
@@ -302,12 +275,18 @@ def _band_cover(band: Band, s: Array, t: Array, coarse: Array, moved: float) -> 
     first, last = band.reach
     if first > 0 or last < 1:
         cover *= np.clip(np.minimum(t - first, last - t) * 25 + 0.5, 0, 1)
-    result: Array = cover * np.float32(band.opacity)
+    result: FloatArray = cover * np.float32(band.opacity)
     return result
 
 
 def _paint_spot(
-    colour: Array, spot: Spot, u: Array, v: Array, span: float, table: Array, size: float
+    colour: FloatArray,
+    spot: Spot,
+    u: FloatArray,
+    v: FloatArray,
+    span: float,
+    table: FloatArray,
+    size: float,
 ) -> None:
     distance = spot.s * float(table[int(spot.t * (_TABLE - 1))])
     across, along = math.sin(spot.t * span), math.cos(spot.t * span)
@@ -318,88 +297,11 @@ def _paint_spot(
         _mix(colour, ring, np.clip((radius * size - away) * 45 + 0.5, 0, 1))
 
 
-def _mix(colour: Array, other: Colour, cover: Array) -> None:
+def _mix(colour: FloatArray, other: Colour, cover: FloatArray) -> None:
     colour += (np.array(other, dtype=np.float32) - colour) * cover[:, None]
 
 
-def _sample(tile: Array, u: Array, v: Array) -> Array:
+def _sample(tile: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
     rows = v.astype(np.int32) & (_TILE - 1)
-    result: Array = tile[rows, u.astype(np.int32) & (_TILE - 1)]
+    result: FloatArray = tile[rows, u.astype(np.int32) & (_TILE - 1)]
     return result
-
-
-def _paint_body(
-    whole: Array, body: Body, unit_px: float, random: np.random.Generator
-) -> None:
-    """Paint abdomen, thorax and head as furry, rounded shapes over the wings' hinges."""
-    middle = whole.shape[1] // 2
-    reach = math.ceil(body.width * 1.6 * unit_px)
-    top, bottom = int((-0.42 - BOX[1]) * unit_px), int((body.length + 0.1 - BOX[1]) * unit_px)
-    part = whole[top:bottom, middle - reach : middle + reach]
-    x = (np.arange(2 * reach, dtype=np.float32) + 0.5 - reach) / unit_px
-    y = (np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) / unit_px + BOX[1]
-    offset = int(random.integers(_TILE))
-    fluff = noise_tile(2)[
-        (np.arange(top, bottom)[:, None] * 3 + offset) % _TILE, (np.arange(2 * reach) * 9) % _TILE
-    ]
-    w = np.float32(body.width)
-    along = np.clip((y + 0.05) / (body.length + 0.05), 0, 1)
-    profile = w * 0.92 * np.sqrt(np.clip(1 - along**2.6, 0, 1)) * (y > -0.05) + 1e-6
-    stripe = np.clip(np.sin(along * (2 * math.pi * body.stripes)) * 2, 0, 1) if body.stripes else 0.0
-    flank = np.clip(np.abs(x) / profile * 1.2, 0, 1.0)
-    ground = np.array(body.abdomen, dtype=np.float32)
-    tone = ground + (np.array(body.stripe, dtype=np.float32) - ground) * np.asarray(
-        stripe * np.ones_like(flank)
-    )[..., None]
-    _lay(part, np.abs(x) / profile, tone, fluff, unit_px * w)
-    fur = np.broadcast_to(np.array(body.fur, dtype=np.float32), (*fluff.shape, 3))
-    head = np.sqrt((x / (w * 0.62)) ** 2 + ((y + 0.30) / (w * 0.62)) ** 2)
-    _lay(part, head, fur * 0.82, fluff, unit_px * w * 0.6)
-    thorax = np.sqrt((x / (w * 1.22)) ** 2 + ((y + 0.08) / 0.2) ** 2)
-    _lay(part, thorax, fur, fluff, unit_px * w)
-
-
-def _lay(part: Array, distance: Array, tone: Array, fluff: Array, radius_px: float) -> None:
-    """Lay a rounded shape, given as a distance that is 1 on its rim, over part of a picture."""
-    cover = np.clip((1 - distance + fluff * 0.06) * radius_px + 0.5, 0, 1)[..., None]
-    round_ = 0.55 + 0.55 * np.sqrt(np.clip(1.02 - distance**2, 0.02, 1)) + 0.07 * fluff
-    lit = tone * round_[..., None]
-    solid = np.where(part[..., 3:] > 0, part[..., :3] + (lit - part[..., :3]) * cover, lit)
-    part[..., :3] = np.where(cover > 0, solid, part[..., :3])
-    part[..., 3:] = np.maximum(part[..., 3:], cover * 255)
-
-
-def _draw_antennae(
-    picture: Image.Image, body: Body, unit_px: float, random: np.random.Generator
-) -> None:
-    pen = ImageDraw.Draw(picture)
-    middle = picture.width / 2
-    lean, curl = random.uniform(0.55, 0.95), random.uniform(-0.1, 0.25)
-    colour = (*body.antenna_colour, 255)
-    length = 0.5 if body.antenna != "feather" else 0.42
-    line_px = max(1, round(unit_px * 0.018))
-    for side in (-1, 1):
-        points = []
-        for step in range(9):
-            d = step / 8
-            a = lean + curl * d
-            x = 0.03 + math.sin(a) * d * length
-            y = -0.33 - math.cos(a) * d * length
-            points.append((middle + side * x * unit_px, (y - BOX[1]) * unit_px))
-        pen.line(points, fill=colour, width=line_px)
-        if body.antenna == "club":
-            x, y = points[-1]
-            size = 0.028 * unit_px
-            pen.ellipse((x - size, y - size, x + size, y + size), fill=colour)
-        elif body.antenna == "feather":
-            for step in range(1, 24):
-                d = step / 24
-                a = lean + curl * d
-                x, y = 0.03 + math.sin(a) * d * length, -0.33 - math.cos(a) * d * length
-                barb = 0.085 * math.sin(math.pi * (0.12 + 0.85 * d))
-                start = (middle + side * x * unit_px, (y - BOX[1]) * unit_px)
-                for bend in (-1.0, 1.0):
-                    b = a + bend
-                    end = (x + math.sin(b) * barb, y - math.cos(b) * barb)
-                    tip = (middle + side * end[0] * unit_px, (end[1] - BOX[1]) * unit_px)
-                    pen.line((start, tip), fill=colour, width=max(1, line_px // 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ class Reliability:
     Parameters
     ----------
     counts : array of shape (M,), int64: images per bin.
-    confidence, accuracy : arrays of shape (M,), float64, in percent: their mean confidence and the
+    confidence, accuracy : arrays of shape (M,), float64, in 0..1: their mean confidence and the
         share that is right; NaN where a bin is empty.
     """
 
@@ -36,7 +35,7 @@ class Reliability:
 
     @property
     def error(self) -> float | None:
-        """Expected calibration error in points, ``Σ_m n_m / n |accuracy_m − confidence_m|``.
+        """Expected calibration error in 0..1, ``Σ_m n_m / n |accuracy_m − confidence_m|``.
 
         Guo et al. 2017, arXiv 1706.04599, eq. 3, with 15 bins as there; None without images.
         """
@@ -45,14 +44,6 @@ class Reliability:
         filled = self.counts > 0
         gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
         return float(gaps @ self.counts[filled] / self.counts.sum())
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Return the three columns as lists for JSON, None where a bin is empty."""
-        return {
-            "counts": self.counts.tolist(),
-            "confidence": [None if np.isnan(x) else float(x) for x in self.confidence],
-            "accuracy": [None if np.isnan(x) else float(x) for x in self.accuracy],
-        }
 
 
 def top1_of_logits(logits: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -117,6 +108,6 @@ def reliability(
     empty = np.where(counts == 0, np.nan, counts)
     return Reliability(
         counts=counts.astype(np.int64),
-        confidence=100.0 * np.bincount(place, weights=confidences, minlength=bins) / empty,
-        accuracy=100.0 * np.bincount(place, weights=correct, minlength=bins) / empty,
+        confidence=np.bincount(place, weights=confidences, minlength=bins) / empty,
+        accuracy=np.bincount(place, weights=correct, minlength=bins) / empty,
     )

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "build", "check_arch", "default_preprocessing", "known_names"]
 
-FAMILIES = ("timm", "torchvision", "hf", "cifar")
+FAMILIES = ("timm", "torchvision", "hf", "cifar", "bbn")
 HeadChoice = Literal["linear", "cosine"]
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+_BBN_TRUNKS = {"cifar-resnet32": "cifar:resnet32", "resnet50": "torchvision:resnet50"}
 
 CIFAR_PREPROCESSING = Preprocessing(
     height_px=32,
@@ -34,17 +35,22 @@ CIFAR_PREPROCESSING = Preprocessing(
 
 
 def known_names(family: str) -> list[str]:
-    """Return the architecture names of ``timm``, ``torchvision`` (classification) or ``cifar``."""
+    """Return the architecture names of a family that is not a folder."""
     if family == "timm":
         return list(_timm().list_models())
     if family == "torchvision":
         models = _torchvision_models()
         return list(models.list_models(module=models))
+    if family == "bbn":
+        return list(_BBN_TRUNKS)
     return [f"resnet{depth}" for depth in CIFAR_DEPTHS]
 
 
 def check_arch(arch: str) -> tuple[str, str]:
     """Split ``family:name`` and check that it exists.
+
+    Beside the four families there is ``bbn:cifar-resnet32|resnet50``, BBN's two-branch networks,
+    which its checkpoints are recognised as.
 
     Raises
     ------
@@ -112,6 +118,11 @@ def build(
             "ltdeploy.models.cifar_resnet", extra="torch", purpose="build networks"
         ).CifarResNet(int(name.removeprefix("resnet")), classes, head, scale)
         return module
+    if family == "bbn":
+        trunk = build(_BBN_TRUNKS[name], classes)
+        bbn = require("ltdeploy.models.bbn", extra="torch", purpose="build networks")
+        two_branches: nn.Module = bbn.BbnNetwork(trunk, classes, head, scale)
+        return two_branches
     if family == "timm":
         module = _build_timm(name, classes, image_size_px)
     elif family == "torchvision":
@@ -185,9 +196,11 @@ def default_preprocessing(arch: str) -> Preprocessing:
         return _timm_preprocessing(name)
     if family == "torchvision":
         return _torchvision_preprocessing(name)
-    from .huggingface import folder_preprocessing
-
-    return folder_preprocessing(Path(name))
+    if family == "bbn":
+        return default_preprocessing(_BBN_TRUNKS[name])
+    huggingface = require("ltdeploy.models.huggingface", extra="torch", purpose="read the folder")
+    told: Preprocessing = huggingface.folder_preprocessing(Path(name))
+    return told
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:

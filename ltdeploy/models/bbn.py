@@ -22,7 +22,7 @@ class BbnNetwork(nn.Module):
 
     Parameters
     ----------
-    trunk : a ResNet with ``conv1``, ``bn1`` and the stages ``layer1`` … ; the last block of its last
+    trunk : a ResNet with ``conv1``, ``bn1`` and stages ``layer1`` …; the last block of the last
         stage becomes the two branches.
     classes : number of classes.
     head : ``"linear"``, or ``"cosine"`` for BBN's FCNorm.

@@ -53,14 +53,15 @@ class LoadOptions:
             raise UsageError(
                 "--resize and --crop-pct say the same thing in two ways; give one of them."
             )
+        if isinstance(self.resize, str) and self.resize not in ("squash", "none"):
+            raise UsageError(
+                f"--resize is {self.resize!r}; expected a length in pixels, 'squash' or 'none'."
+                f"{did_you_mean(self.resize, ('squash', 'none'))}"
+            )
         for option, size in (("--image-size", self.image_size), ("--resize", self.resize)):
-            if isinstance(size, str) and option == "--resize":
-                if size not in ("squash", "none"):
-                    raise UsageError(
-                        f"--resize is {size!r}; expected a length in pixels, 'squash' or 'none'."
-                        f"{did_you_mean(size, ('squash', 'none'))}"
-                    )
-            elif size is not None and (isinstance(size, bool) or not _is_whole(size) or size < 1):
+            if isinstance(size, str) or size is None:
+                continue
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UsageError(f"{option} is {size!r}; expected a length in pixels, 1 or more.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise UsageError(
@@ -119,7 +120,3 @@ def adjust_preprocessing(base: Preprocessing, changes: dict[str, Any]) -> Prepro
         if name in changes:
             fields[name] = tuple(float(value) for value in changes[name])
     return replace(base, **fields)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int)

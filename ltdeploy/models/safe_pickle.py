@@ -71,18 +71,19 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = error
-    except (AttributeError, ImportError, TypeError, IndexError, AssertionError) as error:
-        # What a hostile or damaged pickle raises in the unpickler, or a trusted one in its classes.
+    except OSError:
+        raise
+    except Exception as error:
+        # A damaged or hostile pickle can raise anything in the unpickler; a trusted one, anything
+        # that its own classes raise.
         reason = error
     wanted = sorted(_unsafe_globals(path, is_zip)) if not trust else []
     if wanted:
         raise UnsafeCheckpointError(_refusal(path, wanted)) from reason
     raise CheckpointError(
-        f"{path} cannot be read as a checkpoint: {_first_line(reason)}. It is damaged or cut short, "
-        "or was not written by torch.save; copy or download it again and compare its size with the "
-        "original."
+        f"{path} cannot be read as a checkpoint: {_first_line(reason)}. It is damaged or cut "
+        "short, or was not written by torch.save; copy or download it again and compare its size "
+        "with the original."
     ) from reason
 
 
@@ -121,13 +122,15 @@ def _unsafe_globals(path: Path, is_zip: bool) -> set[str]:
     with path.open("rb") as file:
         named = set(_named_globals(file))
     # The old format's tensors and containers; torch's own unpickler allows exactly these too.
-    plain = re.compile(r"(torch\.(\w+Storage|Size|\w+\d+|bool|device)|torch\._utils\._rebuild_\w+)$")
+    plain = re.compile(
+        r"(torch\.(\w+Storage|Size|\w+\d+|bool|device)|torch\._utils\._rebuild_\w+)$"
+    )
     known = {"collections.OrderedDict", "collections.Counter", "_codecs.encode"}
     return {n for n in named if n not in listed and n not in known and not plain.match(n)}
 
 
 def _named_globals(file: IO[bytes]) -> Iterator[str]:
-    """Yield the globals of the pickles that the old format strings together, reading opcodes only."""
+    """Yield the globals of the pickles that the old format strings together, from their opcodes."""
     try:
         while True:
             strings: list[str] = []

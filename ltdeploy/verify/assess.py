@@ -152,7 +152,7 @@ class Accumulator:
         def per_class(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
             return np.bincount(labels[chosen], minlength=len(self.classes)).astype(np.int64)
 
-        correct = {name: per_class(right[name]) for name in models}
+        correct: dict[str, IntArray] = {name: per_class(right[name]) for name in models}
         lost = per_class(right["reference"] & ~right["candidate"])
         won = per_class(right["candidate"] & ~right["reference"])
         changed = np.flatnonzero(columns["reference"] != columns["candidate"])
@@ -206,6 +206,10 @@ class Accumulator:
         )
 
 
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share
+
+
 def _group_result(
     classes: ClassTable,
     accuracy: Mapping[str, GroupAccuracy],
@@ -234,9 +238,9 @@ def _group_result(
         unfixed_images=unfixed.image_averaged if unfixed else None,
         reference_images=accuracy["reference"].image_averaged,
         candidate_images=candidate.image_averaged,
-        ece_unfixed=diagrams["unfixed"].error if unfixed else None,
-        ece_reference=diagrams["reference"].error,
-        ece_candidate=diagrams["candidate"].error,
+        ece_unfixed=_percent(diagrams["unfixed"].error) if unfixed else None,
+        ece_reference=_percent(diagrams["reference"].error),
+        ece_candidate=_percent(diagrams["candidate"].error),
     )
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ..arrays import IntArray
 from ..errors import DataError, UsageError
-from .statistics import PairedFlips, paired_flips, score_interval
+from .statistics import PairedFlips, lower_limit, paired_flips, score_interval, upper_limit
 
 __all__ = [
     "ALPHA",
@@ -95,10 +95,8 @@ def stratum_verdicts(flips: PairedFlips, margin: float, strata: int) -> npt.NDAr
     strata : how many strata are tested at once, for the correction of `fail`.
     """
     share = check_margin(margin) / 100.0
-    lower, _ = score_interval(flips, 1.0 - ALPHA)
-    _, corrected_upper = score_interval(flips, 1.0 - ALPHA / strata)
-    passed = lower > -share
-    failed = (flips.difference <= -share) & (corrected_upper < 0.0)
+    passed = lower_limit(flips, 1.0 - ALPHA) > -share
+    failed = (flips.difference <= -share) & (upper_limit(flips, 1.0 - ALPHA / strata) < 0.0)
     verdicts: npt.NDArray[np.str_] = np.where(
         passed, "pass", np.where(failed, "fail", "inconclusive")
     )

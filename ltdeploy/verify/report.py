@@ -104,6 +104,7 @@ def render_report(
     view = {
         "groups": groups,
         "names": dict(details.names),
+        "crowded": sections.is_crowded(result),
         "reliability": {
             group: {model: asdict(value) for model, value in models.items()}
             for group, models in details.reliability.items()

@@ -11,14 +11,14 @@ _VERDICTS = {"pass": "Pass", "fail": "Fail", "inconclusive": "Undecided"}
 _MARKS = {
     "pass": '<path d="M3 8.5 6.5 12 13 4.5"/>',
     "fail": '<path d="m4 4 8 8M12 4l-8 8"/>',
-    "inconclusive": '<path d="M5.2 6a2.8 2.8 0 1 1 4.2 2.4C8.300 9 8 9.500 8 10.500M8 13v.2"/>',
+    "inconclusive": '<path d="M5 5.6a3 3 0 1 1 4.3 2.7C8.4 8.8 8 9.4 8 10.3M8 13.4v.1"/>',
 }
 
 
 class IntervalScale:
     """The common scale of the interval plots: points of accuracy to pixels."""
 
-    width_px, height_px, pad_px = 230, 30, 8
+    width_px, height_px, pad_px = 200, 30, 8
 
     def __init__(self, figures: Sequence[Mapping[str, Any]], margin: float) -> None:
         ends: list[float | None] = [
@@ -38,13 +38,16 @@ class IntervalScale:
     def axis(self) -> str:
         """Return the head of the column: where the margin and zero are."""
         margin, zero = self.x(-self.margin), self.x(0)
-        labels = f'<text x="{zero}" y="26" text-anchor="middle">0</text>'
         text = f"{number(-self.margin, 1)} margin"
-        # Left of its line the label may run out of the picture; right of it, into the zero.
-        anchor = "end" if margin > 75 else "start"
-        if anchor == "end" or zero - margin > 85:
-            labels += f'<text x="{margin}" y="26" text-anchor="{anchor}">{text}</text>'
-        return f"{self._svg(labels, f'scale from {text} to 0')}"
+        # The label stands left of its line where there is room, else right of it; where zero is
+        # too near for both, zero gives way.
+        left = margin >= 60
+        labels = (
+            f'<text x="{margin}" y="26" text-anchor="{"end" if left else "start"}">{text}</text>'
+        )
+        if left or zero - margin > 85:
+            labels += f'<text x="{zero}" y="26" text-anchor="middle">0</text>'
+        return self._svg(labels, f"scale from {text} to 0")
 
     def plot(self, figures: Mapping[str, Any], tint: int) -> str:
         """Return one interval: shaded is what lies beyond the margin."""
@@ -82,7 +85,8 @@ def mark(verdict: str | None) -> str:
     style = tone(verdict)
     return (
         f'<span class="mark {style}"><svg viewBox="0 0 16 16" fill="none" stroke="currentColor" '
-        f'stroke-width="2.2" aria-hidden="true">{_MARKS[style]}</svg>{_VERDICTS[style]}</span>'
+        f'stroke-width="2.2" stroke-linecap="round" aria-hidden="true">{_MARKS[style]}</svg>'
+        f"{_VERDICTS[style]}</span>"
     )
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "downloads",
     "flips",
     "group_table",
+    "is_crowded",
     "provenance",
     "reliability",
     "scatter",
@@ -22,10 +23,13 @@ __all__ = [
 ]
 
 _KINDS = {
-    "lost": "lost: only the {reference} was right",
-    "won": "won: only the {candidate} was right",
-    "changed": "changed: both were wrong",
+    "lost": "only the {reference} was right",
+    "won": "only the {candidate} was right",
+    "changed": "both were wrong",
 }
+# Above this many classes single points hide each other, and a mark stands for several.
+_CROWD = 400
+_LONG_SENTENCE = 160
 _NO_SCRIPT = (
     "<noscript><p>This part needs JavaScript; its figures are in the JSON at the end of this "
     "file.</p></noscript>"
@@ -61,10 +65,11 @@ def verdict(result: Mapping[str, Any], sentence: str) -> str:
         facts.insert(4, ("lost / won", lost_won))
     if result["unreadable"]:
         facts.append(("images unreadable", whole(result["unreadable"])))
+    long = ' class="long"' if len(sentence) > _LONG_SENTENCE else ""
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return (
         f'<section class="verdict {tone(result["verdict"])}" aria-labelledby="verdict">'
-        f'{mark(result["verdict"])}<h2 id="verdict">{escape(sentence)}</h2>'
+        f'{mark(result["verdict"])}<h2 id="verdict"{long}>{escape(sentence)}</h2>'
         f'<dl class="facts">{items}</dl></section>'
     )
 
@@ -78,25 +83,29 @@ def group_table(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
     has_unfixed = any(figures["unfixed"] is not None for figures in present)
     unfixed_head = f'<th scope="col" class="num">{escape(names["unfixed"])}</th>'
     body = "".join(
-        _group_row(name, figures, tint, result, scale, has_unfixed) for name, figures, tint in rows
+        _group_row(name, figures, tint, scale, has_unfixed) for name, figures, tint in rows
     )
     return f"""<section aria-labelledby="groups">
 <h2 id="groups">Groups</h2>
 <p class="lead">Accuracy in per cent, averaged over the classes of a group, so that every class
 counts the same however many images it has. {escape(names["reference"])} and
 {escape(names["candidate"]).lower()} saw the same images.</p>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="groups"><table class="plain">
-<thead><tr><th scope="col">Group</th><th scope="col" class="num">Classes</th>
-<th scope="col" class="num">Images</th>{unfixed_head if has_unfixed else ""}
-<th scope="col" class="num">{escape(names["reference"])}</th>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of groups"><table class="plain">
+<thead><tr><th scope="col">Group</th><th scope="col">Verdict</th>
+{unfixed_head if has_unfixed else ""}<th scope="col" class="num">{escape(names["reference"])}</th>
 <th scope="col" class="num">{escape(names["candidate"])}</th>
 <th scope="col" class="num">Difference<span>95 % interval</span></th>
 <th scope="col">{scale.axis()}</th>
 <th scope="col" class="num">Flips<span>lost / won</span></th>
-<th scope="col">Verdict</th></tr></thead>
+<th scope="col" class="num">Classes</th><th scope="col" class="num">Images</th></tr></thead>
 <tbody>{body}</tbody></table></div>
 {_terms(result, names)}
 </section>"""
+
+
+def is_crowded(result: Mapping[str, Any]) -> bool:
+    """Tell whether the marks of the scatter stand for several classes each."""
+    return len(result["classes"]) > _CROWD
 
 
 def scatter(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
@@ -112,6 +121,11 @@ def scatter(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
         f'<li><span class="swatch tint-{i % 3}"></span>{escape(group)}, after</li>'
         for i, group in enumerate(result["groups"])
     )
+    marks = "One mark is one class; a stem joins what it was before and after."
+    if is_crowded(result):
+        marks = "The area of a mark is the number of classes about there, after."
+    else:
+        legend += '<li><span class="ring"></span>before</li>'
     summary = "; ".join(
         f"{name}: {number(f[models[0]], 1)} to {number(f['candidate'], 1)} per cent"
         for name, f in result["groups"].items()
@@ -123,8 +137,7 @@ def scatter(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
 left, the model neglects rare classes. Dotted verticals part the groups.</p>{_NO_SCRIPT}
 <fieldset class="choice"{" hidden" if len(models) == 1 else ""}><legend>Before and after:</legend>
 {choices}</fieldset>
-<ul class="legend">{legend}<li><span class="ring"></span>before</li>
-<li><span class="stroke"></span>average after</li>
+<ul class="legend">{legend}<li><span class="stroke"></span>average after</li>
 <li><span class="stroke dashed"></span>average before</li></ul>
 <div class="chart"><canvas id="scatter" role="img" aria-label="Scatter plot of class accuracy over
 training images. Averages before and after, {escape(summary)}. The table of classes below holds
@@ -190,11 +203,12 @@ def flips(result: Mapping[str, Any], groups: Sequence[str], details: ReportDetai
         return f'<section><h2>Flipped images</h2><p class="lead">{text}</p></section>'
     total, shown = result["flips"], len(details.flips)
     count = f"All {whole(total)}" if shown >= total else f"{whole(shown)} of {whole(total)}"
+    models = escape(f"{details.names['reference']} → {details.names['candidate']}".lower())
     items = "".join(_flip(image, groups, details.names) for image in details.flips)
     return f"""<section aria-labelledby="flips"><h2 id="flips">Flipped images</h2>
-<p class="lead">{count}: images to which the two models give different answers. Lost ones come
-first, the rarest class before the others, and every class is shown once before any is shown
-twice.</p>
+<p class="lead">{count}: the true class in bold, beneath it {models}, each with how sure it was.
+Lost ones come first, then won, then those wrong both times; among them the rarest class before the
+others, every class once before any twice.</p>
 <ul class="flips">{items}</ul></section>"""
 
 
@@ -218,30 +232,25 @@ def _group_row(
     name: str,
     figures: Mapping[str, Any] | None,
     tint: int,
-    result: Mapping[str, Any],
     scale: IntervalScale,
     has_unfixed: bool,
 ) -> str:
     head = f'<th scope="row"><span class="swatch tint-{tint}"></span>{escape(name)}</th>'
     if figures is None or _is_empty(figures):
-        return f'<tr>{head}<td class="num">0</td><td colspan="8" class="quiet">no class</td></tr>'
+        return f'<tr>{head}<td colspan="9" class="quiet">no class</td></tr>'
     interval = "no interval"
     if figures["ci_low"] is not None and figures["ci_high"] is not None:
         interval = f"{signed(figures['ci_low'])} … {signed(figures['ci_high'])}"
-    cells = [whole(figures["classes"]), whole(figures["images"])]
-    if has_unfixed:
-        cells.append(number(figures["unfixed"], 1))
-    cells += [
-        number(figures["reference"], 1),
-        f"<b>{number(figures['candidate'], 1)}</b>",
-        f"{signed(figures['difference'])}<small>{interval}</small>",
-    ]
-    row = "".join(f'<td class="num">{cell}</td>' for cell in cells)
-    lost_won = f"{whole(figures['flips_lost'])} / {whole(figures['flips_won'])}"
+    before = f'<td class="num">{number(figures["unfixed"], 1)}</td>' if has_unfixed else ""
     return (
-        f"<tr{' class=all' if name == 'overall' else ''}>{head}{row}"
-        f'<td>{scale.plot(figures, tint)}</td><td class="num">{lost_won}</td>'
-        f"<td>{mark(figures['verdict'])}</td></tr>"
+        f"<tr{' class=all' if name == 'overall' else ''}>{head}<td>{mark(figures['verdict'])}</td>"
+        f'{before}<td class="num">{number(figures["reference"], 1)}</td>'
+        f'<td class="num"><b>{number(figures["candidate"], 1)}</b></td>'
+        f'<td class="num">{signed(figures["difference"])}<small>{interval}</small></td>'
+        f"<td>{scale.plot(figures, tint)}</td>"
+        f'<td class="num">{whole(figures["flips_lost"])} / {whole(figures["flips_won"])}</td>'
+        f'<td class="num">{whole(figures["classes"])}</td>'
+        f'<td class="num">{whole(figures["images"])}</td></tr>'
     )
 
 
@@ -268,8 +277,8 @@ def _terms(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
         ),
         (
             "Difference and interval",
-            f"{candidate} minus {reference.lower()}, in points of accuracy; with other images of "
-            "the same kind the difference would lie within the interval 95 times in 100.",
+            f"{candidate} minus {reference.lower()}, in points of accuracy; the interval is where "
+            "the true difference plausibly lies: of intervals made this way, 95 in 100 hold it.",
         ),
         (
             "Margin",
@@ -280,6 +289,11 @@ def _terms(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
             "Flip",
             "An image to which the two give different answers: lost where only the "
             f"{reference.lower()} is right, won where only the {candidate.lower()} is.",
+        ),
+        (
+            "Undecided",
+            "Neither shown to be within the margin nor shown to be beyond it: the images are too "
+            "few to tell.",
         ),
     ]
     items = "".join(f"<div><dt>{escape(t)}</dt><dd>{escape(d)}</dd></div>" for t, d in terms)
@@ -292,22 +306,20 @@ def _flip(image: FlippedImage, groups: Sequence[str], names: Mapping[Model, str]
         data = base64.b64encode(image.thumbnail).decode()
         alt = escape(f"{image.label}, {image.identifier}")
         picture = f'<img src="data:image/jpeg;base64,{data}" alt="{alt}">'
-    kind = _KINDS[image.kind].format(**{k: v.lower() for k, v in names.items()})
-    word, _, meaning = kind.partition(":")
-    given: list[tuple[Model, str, float]] = [
-        ("reference", image.reference, image.reference_probability),
-        ("candidate", image.candidate, image.candidate_probability),
-    ]
-    answers = "".join(
-        f"<p>{escape(names[model])}: {escape(answer)} "
-        f'<span class="quiet">{number(100 * probability, 0)}&nbsp;%</span></p>'
-        for model, answer, probability in given
+    meaning = _KINDS[image.kind].format(**{k: v.lower() for k, v in names.items()})
+    answers = " → ".join(
+        f'{escape(answer)} <span class="quiet">{number(100 * probability, 0)}&nbsp;%</span>'
+        for answer, probability in (
+            (image.reference, image.reference_probability),
+            (image.candidate, image.candidate_probability),
+        )
     )
     return (
         f'<li>{picture}<div class="text"><p class="name">'
         f'<span class="swatch tint-{_tint(groups, image.group)}"></span>{escape(image.label)}</p>'
-        f'<p class="kind {image.kind}" title="{escape(meaning.strip())}">{escape(word)}</p>'
-        f'{answers}<p class="quiet">{escape(image.identifier)}</p></div></li>'
+        f'<p>{answers}</p><p class="quiet"><span class="kind {image.kind}" '
+        f'title="{escape(meaning)}">{image.kind}</span> · {escape(image.identifier)}</p>'
+        "</div></li>"
     )
 
 

@@ -10,7 +10,16 @@ from typing import Any, Literal
 from ..metrics.calibration import Reliability
 from .gate import Verdict
 
-__all__ = ["SCHEMA", "ClassResult", "Flip", "GroupResult", "VerifyResult", "name_some", "sentence"]
+__all__ = [
+    "SCHEMA",
+    "ClassResult",
+    "Flip",
+    "GroupResult",
+    "VerifyResult",
+    "name_some",
+    "sentence",
+    "signed",
+]
 
 SCHEMA = 1
 _NAMED = 10
@@ -84,11 +93,11 @@ class Flip:
     candidate_confidence: float
 
     @property
-    def kind(self) -> Literal["lost", "won", "moved"]:
-        """Lost: only the reference is right; won: only the candidate; moved: neither is."""
+    def kind(self) -> Literal["lost", "won", "changed"]:
+        """Lost: only the reference is right; won: only the candidate; changed: neither is."""
         if self.reference == self.label:
             return "lost"
-        return "won" if self.candidate == self.label else "moved"
+        return "won" if self.candidate == self.label else "changed"
 
 
 @dataclass(frozen=True)
@@ -166,22 +175,29 @@ def name_some(names: Sequence[str], most: int = _NAMED) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def _points(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def signed(value: float | None) -> str:
+    """Return points with a sign and two digits, or a dash where nothing was measured.
+
+    >>> signed(-1.5), signed(0.0), signed(None)
+    ('−1.50', '0.00', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
 def _measured(name: str, group: GroupResult) -> str:
     """Return ``few −3.43 (95 % interval −4.10 to −2.80)``."""
     if group.difference is None or group.ci_low is None or group.ci_high is None:
         return f"{name} (no images)"
-    interval = f"{_points(group.ci_low)} to {_points(group.ci_high)}"
-    return f"{name} {_points(group.difference)} (95 % interval {interval})"
+    interval = f"{signed(group.ci_low)} to {signed(group.ci_high)}"
+    return f"{name} {signed(group.difference)} (95 % interval {interval})"
 
 
 def sentence(result: VerifyResult) -> str:
     """Say in plain words what was found, and what to do where nothing could be."""
     strata = {**result.groups, "all classes": result.overall}
-    margin = f"margin {result.margin:g}"
+    margin = f"margin of {result.margin:g} {'point' if result.margin == 1 else 'points'}"
     names = [c.name for c in result.regressed]
     noun = "this class" if len(names) == 1 else f"these {len(names):,} classes"
     worse = f" Worse for {noun}: {name_some(names)}." if names else ""

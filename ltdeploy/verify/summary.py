@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .result import ClassResult, GroupResult, VerifyResult, sentence
+from .result import ClassResult, GroupResult, VerifyResult, name_some, sentence, signed
 
 __all__ = ["group_rows", "summarise", "worst_classes"]
 
@@ -15,15 +15,11 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
-
-
 def _row(name: str, group: GroupResult) -> tuple[str, ...]:
     interval = (
         "–"
         if group.ci_low is None
-        else f"{_signed(group.difference)} [{_signed(group.ci_low)}, {_signed(group.ci_high)}]"
+        else f"{signed(group.difference)} [{signed(group.ci_low)}, {signed(group.ci_high)}]"
     )
     return (
         name,
@@ -95,10 +91,12 @@ def summarise(
     if result.flipped:
         names = [c.name for c in result.classes]
         # Lost images first: they are what a reader looks for.
-        first = sorted(result.flipped, key=lambda f: ("lost", "moved", "won").index(f.kind))[:most]
+        first = sorted(result.flipped, key=lambda f: ("lost", "changed", "won").index(f.kind))[
+            :most
+        ]
         lines += ["", f"{result.flips:,} flips, {len(first)} shown:"]
         lines += [
-            f"  {f.kind:5s} {identifier(f.index) if identifier else f'image {f.index}'}: "
+            f"  {f.kind:7s} {identifier(f.index) if identifier else f'image {f.index}'}: "
             f"{names[f.label]}, reference said {names[f.reference]} "
             f"({f.reference_confidence:.0%}), candidate {names[f.candidate]} "
             f"({f.candidate_confidence:.0%})"
@@ -106,7 +104,5 @@ def summarise(
         ]
     missing = result.without_images
     if missing:
-        shown = ", ".join(missing[:most])
-        more = f" and {len(missing) - most:,} more" if len(missing) > most else ""
-        lines += ["", f"Without images, and so in no figure: {shown}{more}."]
+        lines += ["", f"Without images, and so in no figure: {name_some(missing, most)}."]
     return "\n".join(lines)

@@ -9,10 +9,14 @@ const report = (() => {
 
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const isNumber = (value) => typeof value === "number";
-  const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace("-", "−") : "–");
+  const fixed = (value, digits) => {
+    if (!isNumber(value)) return "–";
+    const text = value.toFixed(digits);
+    return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+  };
   const signed = (value, digits) => {
     const text = fixed(value, digits);
-    return isNumber(value) && value > 0 && Number(value.toFixed(digits)) !== 0 ? `+${text}` : text;
+    return value > 0 && Number(text) !== 0 ? `+${text}` : text;
   };
   const probability = (value) => {
     if (!isNumber(value)) return "–";
@@ -71,11 +75,31 @@ const report = (() => {
     }
   };
 
+  // Tabulator's own filter fields listen for keys alone and miss what is pasted, dictated or dropped.
+  const filterField = (title, placeholder, hint = "") => ({
+    headerFilterLiveFilter: false,
+    headerFilterPlaceholder: placeholder,
+    headerFilter: (cell, _onRendered, success) => {
+      const input = element("input", { type: "search", "aria-label": `Filter by ${title}${hint}` });
+      input.value = cell.getValue();
+      let timer;
+      input.addEventListener("input", () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => success(input.value), 120);
+      });
+      return input;
+    },
+  });
+
+  const collator = new Intl.Collator("en", { numeric: true });
   const column = {
     text: (field, title, options) => ({
-      field, title, headerFilter: "input", headerFilterPlaceholder: "search",
-      headerFilterParams: { elementAttributes: { "aria-label": `Filter by ${title}` } },
-      sorter: (a, b) => String(a).localeCompare(String(b), undefined, { numeric: true }),
+      field, title,
+      ...filterField(title, "search"),
+      headerFilterFunc: (wanted, value) => value.toLowerCase().includes(wanted.toLowerCase()),
+      sorter: (a, b) => collator.compare(a, b),
+      // The title shows what a narrow column cuts off.
+      formatter: (cell) => element("span", { title: cell.getValue() }, cell.getValue()),
       ...options,
     }),
     number: (field, title, format, options) => ({
@@ -86,8 +110,8 @@ const report = (() => {
         if (isNumber(a) === isNumber(b)) return 0;
         return isNumber(a) === (direction === "asc") ? -1 : 1;
       },
-      headerSortStartingDir: "desc", headerFilter: "input", headerFilterPlaceholder: "< > =",
-      headerFilterParams: { elementAttributes: { "aria-label": `Filter by ${title}, for example <20, >=50 or 10-30` } },
+      headerSortStartingDir: "desc",
+      ...filterField(title, "<  >", ", for example <20, >=50 or 10-30"),
       headerFilterFunc: numberFilter,
       formatter: (cell) => format(cell.getValue()),
       print: format,
@@ -117,7 +141,7 @@ const report = (() => {
     const grid = new Tabulator(holder, {
       data: rows, columns: definitions, layout: "fitColumns", rowHeight: 34, index: "label",
       height: rows.length > 14 ? 600 : undefined, placeholder: "No class matches these filters.",
-      headerFilterLiveFilterDelay: 120, columnDefaults: { minWidth: 74, resizable: false, headerWordWrap: true },
+      columnDefaults: { minWidth: 62, resizable: false, headerWordWrap: true },
     });
     const count = (shown) => {
       counter.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} classes shown`;
@@ -126,6 +150,10 @@ const report = (() => {
     grid.on("tableBuilt", () => {
       count(rows.length);
       holder.setAttribute("aria-label", label);
+      // A grid may own rows and row groups alone, and the box that scrolls stands between.
+      holder.removeAttribute("aria-owns");
+      holder.querySelector(".tabulator-tableholder").setAttribute("role", "rowgroup");
+      holder.querySelector(".tabulator-table").setAttribute("role", "presentation");
       // Tabulator sorts on click alone; people without a mouse need focus and Enter.
       for (const head of holder.querySelectorAll(".tabulator-col.tabulator-sortable")) {
         head.tabIndex = 0;

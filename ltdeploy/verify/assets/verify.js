@@ -2,10 +2,9 @@
 (() => {
   "use strict";
   const { result, view, color, fixed, signed, probability, element, column, table, onTheme } = report;
-  const CROWD = 400; // above this many classes single points hide each other: a mark holds several
   const SHAPES = ["circle", "triangle", "rect"];
   const tint = (group) => Math.max(0, view.groups.indexOf(group)) % 3;
-  const faint = (hex) => `${hex}66`;
+  const faint = (hex) => `${hex}80`;
   const charts = new Map();
 
   const draw = (canvas, config) => {
@@ -26,7 +25,7 @@
 
   // --- accuracy over training count ------------------------------------------------------------
   const measured = result.classes.filter((c) => typeof c.candidate === "number");
-  const crowded = measured.length > CROWD;
+  const { crowded } = view;
   // A count of zero has no logarithm; it stands left of one and the tooltip tells the truth.
   const at = (c) => Math.max(c.train_count, 0.5);
 
@@ -108,17 +107,18 @@
     const canvas = document.getElementById("scatter");
     if (!canvas) return;
     const key = document.querySelector("input[name=before]:checked")?.value ?? "reference";
-    const after = view.groups.map((group) => {
-      const data = marks(measured.filter((c) => c.group === group));
-      const size = data.map((mark) => (crowded ? Math.min(16, 1.6 * Math.sqrt(mark.of.length)) : 4.5));
+    const grouped = view.groups.map((group) => [group, marks(measured.filter((c) => c.group === group))]);
+    const most = grouped.flatMap(([, data]) => data).reduce((a, mark) => Math.max(a, mark.of.length), 1);
+    const after = grouped.map(([group, data]) => {
+      const size = data.map((mark) => (crowded ? 1.5 + 11 * Math.sqrt(mark.of.length / most) : 4.5));
       const paint = color(`group-${tint(group)}`);
       return {
-        label: group, order: 2, data, pointStyle: SHAPES[tint(group)], pointRadius: size, pointHoverRadius: size,
+        label: group, order: 2, clip: false, data, pointStyle: SHAPES[tint(group)], pointRadius: size, pointHoverRadius: size,
         backgroundColor: crowded ? faint(paint) : paint, borderWidth: 0,
       };
     });
     const before = {
-      label: view.names[key], order: 3, pointStyle: "circle", pointRadius: crowded ? 0 : 3, pointHitRadius: 0,
+      label: view.names[key], order: 3, clip: false, pointStyle: "circle", pointRadius: crowded ? 0 : 3, pointHitRadius: 0,
       pointHoverRadius: 3, backgroundColor: color("paper"), borderColor: color("before"), borderWidth: 1.25,
       data: measured.filter((c) => typeof c[key] === "number").map((c) => ({ x: at(c), y: c[key] })),
     };
@@ -166,7 +166,7 @@
       const datasets = Object.entries(view.reliability[group]).map(([model, { bins }]) => {
         const used = bins.filter((bin) => bin.count > 0);
         const most = used.reduce((a, bin) => Math.max(a, bin.count), 1);
-        const size = used.map((bin) => 1.5 + 4 * Math.sqrt(bin.count / most) + (model === "reference" ? 1.5 : 0));
+        const size = used.map((bin) => 1 + 3 * Math.sqrt(bin.count / most) + (model === "reference" ? 2 : 0));
         return {
           label: view.names[model], showLine: true, pointRadius: size, pointHoverRadius: size, ...style[model],
           data: used.map((bin) => ({ x: 100 * bin.confidence, y: 100 * bin.accuracy, n: bin.count })),
@@ -212,18 +212,18 @@
       || (a.change ?? Infinity) - (b.change ?? Infinity) || a.train_count - b.train_count);
 
   const columns = [
-    column.text("name", "Class", { frozen: true, minWidth: 130, widthGrow: 3 }),
+    column.text("name", "Class", { frozen: true, minWidth: matchMedia("(max-width: 720px)").matches ? 130 : 160, widthGrow: 1.6 }),
     column.choice("group", "Group", view.groups.map((group) => [group, group]), {
-      minWidth: 100,
+      minWidth: 96,
       sorter: (a, b) => view.groups.indexOf(a) - view.groups.indexOf(b),
       formatter: (cell) => element("span", {},
         element("span", { class: `swatch tint-${tint(cell.getValue())}` }), String(cell.getValue())),
     }),
-    column.number("train_count", "Training images", whole),
-    column.number("images", "Test images", whole),
-    ...(hasUnfixed ? [column.number("unfixed", view.names.unfixed, percent)] : []),
-    column.number("reference", view.names.reference, percent, { minWidth: 88 }),
-    column.number("candidate", view.names.candidate, percent, { minWidth: 88 }),
+    column.number("train_count", "Training images", whole, { minWidth: 84 }),
+    column.number("images", "Test images", whole, { minWidth: 78 }),
+    ...(hasUnfixed ? [column.number("unfixed", view.names.unfixed, percent, { minWidth: 88 })] : []),
+    column.number("reference", view.names.reference, percent, { minWidth: 98 }),
+    column.number("candidate", view.names.candidate, percent, { minWidth: 98 }),
     ...(hasUnfixed ? [column.number("gain", "Gain", change, { formatter: changeCell })] : []),
     column.number("change", "Δ", change, { formatter: changeCell, headerSortStartingDir: "asc" }),
     column.number("p_value", "p", probability, { headerSortStartingDir: "asc" }),

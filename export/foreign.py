@@ -1,0 +1,83 @@
+"""Somebody's ONNX classifier to the bundle's graph: fix in the head, normalisation in front."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltdeploy.fixes import AffineMap
+from ltdeploy.preprocessing import Preprocessing
+
+from .fold import Folding
+from .to_onnx import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ltdeploy.models.onnx_classifier import OnnxClassifier
+
+__all__ = ["onnx_from_foreign"]
+
+
+def onnx_from_foreign(
+    model: OnnxClassifier, fix: AffineMap, metadata: dict[str, str]
+) -> tuple[onnx.ModelProto, Folding]:
+    """Return the graph ``images`` uint8 (N, H, W, 3) → ``logits`` float32 (N, C), and the folding.
+
+    The fix goes into the last Gemm or MatMul; cast, transpose and normalisation are put in front
+    of the graph's own input.
+    """
+    weight, bias = fix.fold(model.head.weight, model.head.bias)
+    changed = model.with_head(weight, bias)
+    _rename(changed, model.output_name, OUTPUT)
+    taken = {name for node in changed.graph.node for name in (*node.input, *node.output)}
+    entry = "ltdeploy_normalised"
+    while entry in taken:
+        entry += "_"
+    _rename(changed, model.input_name, entry)
+    _prepend_normalisation(changed, entry, model.preprocessing)
+    for key, value in metadata.items():
+        changed.metadata_props.add(key=key, value=value)
+    return changed, "none" if fix.is_identity else "weights"
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Call a tensor ``new`` wherever it is made or used; one that had that name gets ``old``."""
+    swap = {old: new, new: old}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = swap.get(name, name)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.name = swap.get(value.name, value.name)
+
+
+def _prepend_normalisation(
+    model: onnx.ModelProto, entry: str, preprocessing: Preprocessing
+) -> None:
+    """Put Cast, Transpose, Mul and Add before ``entry`` and make ``images`` the graph's input."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+    constants = {
+        f"{entry}.scale": (1 / (255 * std)).reshape(1, 3, 1, 1),
+        f"{entry}.shift": (-mean / std).reshape(1, 3, 1, 1),
+    }
+    for name, value in constants.items():
+        array = value.astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    scale, shift = constants
+    steps = [
+        helper.make_node("Cast", [INPUT], [f"{entry}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"{entry}.float"], [f"{entry}.planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", [f"{entry}.planes", scale], [f"{entry}.scaled"]),
+        helper.make_node("Add", [f"{entry}.scaled", shift], [entry]),
+    ]
+    for place, node in enumerate(steps):
+        model.graph.node.insert(place, node)
+    size = (preprocessing.height_px, preprocessing.width_px)
+    images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", *size, 3])
+    others = [value for value in model.graph.input if value.name != entry]
+    del model.graph.input[:]
+    model.graph.input.extend([images, *others])

@@ -1,0 +1,54 @@
+"""``ltdeploy compare``: two bundles or checkpoints, class by class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .output import Output, write_text
+from .verify import Data, Html, Margin, Strict, conclude
+
+__all__ = ["compare"]
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Bundle or checkpoint: the old one.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Bundle or checkpoint: the new one.")],
+    data: Data,
+    margin: Margin = 1.0,
+    html: Html = None,
+    strict: Strict = False,
+    root: opt.Root = None,
+    arch: opt.Arch = None,
+    classes: opt.Classes = None,
+    head_scale: opt.HeadScale = None,
+    trust_pickle: opt.TrustPickle = False,
+    json: opt.Json = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Compare two models on the same images: is B as good as A, in every group?
+
+    Checkpoints are compared as they are, bundles with their fix. Exit codes as for verify.
+    """
+    output = Output(json, quiet)
+
+    from ..datasets import open_dataset, read_classes
+    from ..verify import compare_models, report_html
+
+    options = opt.load_options(
+        arch=arch,
+        classes=read_classes(classes, root) if classes is not None else None,
+        head_scale=head_scale,
+        trust_pickle=trust_pickle,
+    )
+    dataset = open_dataset(data, root=root)
+    done = compare_models(a, b, dataset, options=options, margin=margin, track=output.track)
+    where = html or "not written; add --html FILE"
+    if html is not None:
+        title = f"{Path(a).name} → {Path(b).name}"
+        write_text(Path(html), report_html(done, title=title, kind="comparison"))
+    return conclude(output, done, where, strict)

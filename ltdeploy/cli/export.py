@@ -1,0 +1,229 @@
+"""``ltdeploy export``: checkpoint → bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import FixError, UsageError
+from . import options as opt
+from .output import Output
+
+if TYPE_CHECKING:
+    from ltdeploy.export import Exported
+
+    from ..fixes import FixSpec
+
+__all__ = ["export", "report_export"]
+
+_FIX = "Fix"
+
+
+def export(
+    ckpt: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint, folder or .onnx file.")],
+    tau: Annotated[
+        str | None,
+        typer.Option(metavar="τ|auto", help="τ-normalise the head.", rich_help_panel=_FIX),
+    ] = None,
+    tau_bias: Annotated[
+        str,
+        typer.Option(
+            metavar="scale|drop|keep", help="What τ does to a bias.", rich_help_panel=_FIX
+        ),
+    ] = "scale",
+    logit_adjust: Annotated[
+        str | None,
+        typer.Option(metavar="τ|auto", help="Subtract τ·log prior.", rich_help_panel=_FIX),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:k=v|FILE", help="Any fix, or fix.json; repeatable.", rich_help_panel=_FIX
+        ),
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Images that choose what is 'auto'.", rich_help_panel=_FIX
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Apply a fix that is refused.", rich_help_panel=_FIX),
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="NAME.ltd", help="Default: the checkpoint's name.")
+    ] = None,
+    root: opt.Root = None,
+    arch: opt.Arch = None,
+    classes: opt.Classes = None,
+    head_scale: opt.HeadScale = None,
+    trust_pickle: opt.TrustPickle = False,
+    image_size: opt.ImageSize = None,
+    resize: opt.Resize = None,
+    crop_pct: opt.CropPct = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    json: opt.Json = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Fix a checkpoint, fold the fix into its weights, and write a checked ONNX bundle.
+
+    Example: ltdeploy export --tau 0.7 ckpt.pt
+    """
+    output = Output(json, quiet)
+    specs = requested_fixes(tau, tau_bias, logit_adjust, fix or [])
+    if val is None and any(spec.is_auto for spec in specs):
+        raise FixError(
+            "'auto' is chosen on validation images and none were given; add --val DATA (images the "
+            "model was not trained on)."
+        )
+    if val is not None and not any(spec.is_auto for spec in specs):
+        raise UsageError(
+            "--val chooses what is 'auto', and no fix is; say --tau auto or --logit-adjust auto, "
+            "or leave --val out."
+        )
+    target = bundle_path(ckpt, out)
+
+    from ltdeploy.export import export_bundle
+
+    from ..datasets import open_dataset, read_classes
+    from ..models.classifier import load_checkpoint
+
+    given = opt.load_options(
+        arch=arch,
+        classes=read_classes(classes, root) if classes is not None else None,
+        image_size=image_size,
+        resize=resize,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        head_scale=head_scale,
+        trust_pickle=trust_pickle,
+    )
+    model = load_checkpoint(Path(ckpt), options=given)
+    validation = open_dataset(val, root=root, split="val") if val is not None else None
+    exported = export_bundle(
+        model, specs, target, validation=validation, force=force, track=output.track
+    )
+    report_export(output, exported)
+    output.json(export_result(exported))
+
+
+def requested_fixes(
+    tau: str | None, tau_bias: str, logit_adjust: str | None, fixes: list[str]
+) -> list[FixSpec]:
+    """Return the fixes in the order they are applied: τ, logit adjustment, then ``--fix`` ones."""
+    from ..fixes import FixSpec, parse_fix
+
+    specs = []
+    if tau is not None:
+        value = _strength("--tau", tau)
+        specs.append(FixSpec("tau_norm", {"tau": value, "bias": tau_bias}))
+    if logit_adjust is not None:
+        value = _strength("--logit-adjust", logit_adjust)
+        specs.append(FixSpec("logit_adjustment", {"tau": value}))
+    for text in fixes:
+        specs.extend(parse_fix(text))
+    return specs
+
+
+def _strength(option: str, text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise FixError(
+            f"{option} is {text!r}; expected a number of at least 0, like 0.7, or 'auto'."
+        ) from None
+
+
+def bundle_path(ckpt: str, out: str | None) -> Path:
+    """Return where the bundle goes: ``--out``, or the checkpoint's name with ``.ltd``, here."""
+    if out is not None:
+        path = Path(out)
+        if path.suffix != ".ltd":
+            raise UsageError(
+                f"--out is {out!r}; expected a name that ends in .ltd, like moths.ltd."
+            )
+        return path
+    name = Path(ckpt).name
+    for ending in (".pth.tar", ".safetensors", ".ckpt", ".onnx", ".pth", ".pt", ".th", ".bin"):
+        if name.endswith(ending):
+            name = name.removesuffix(ending)
+            break
+    return Path(f"{name}.ltd")
+
+
+def export_result(exported: Exported) -> dict[str, Any]:
+    """Return the machine-readable result of an export."""
+    manifest = exported.bundle.manifest
+    return {
+        "schema": 1,
+        "bundle": str(exported.bundle.path),
+        "task": manifest.task,
+        "arch": manifest.arch,
+        "classes": len(manifest.classes),
+        "groups": {
+            name: sum(entry.group == name for entry in manifest.classes)
+            for name in manifest.groups.names
+        },
+        "fix": [method.model_dump() for method in manifest.fix.methods],
+        "folded": manifest.fix.folded,
+        "selected_on": (
+            manifest.fix.selected_on.model_dump() if manifest.fix.selected_on is not None else None
+        ),
+        "precision": manifest.graphs[0].precision,
+        "engines": ["onnx"],
+        "checks": exported.checks.to_dict(),
+        "notes": [*manifest.source.notes, *manifest.fix.notes],
+        "unreadable": len(exported.unreadable),
+    }
+
+
+def report_export(output: Output, exported: Exported) -> None:
+    """Say what was recognised, what was done, and what to do next."""
+    manifest, checks = exported.bundle.manifest, exported.checks
+    table = exported.bundle.classes
+    for note in manifest.source.notes:
+        output.say(f"  · {note}")
+    for note in manifest.fix.notes:
+        output.say(f"  · {note}")
+    for identifier, reason in exported.unreadable[:10]:
+        output.warn(f"{identifier} was left out: {reason}")
+    groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
+    output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
+    for fix, choice in zip(exported.fixes, exported.choices, strict=True):
+        line = f"Fix      {fix.describe()}"
+        if choice is not None:
+            line += (
+                f", chosen on {manifest.fix.selected_on.images if manifest.fix.selected_on else 0} "
+                f"validation images: class-averaged accuracy {choice.before:.1f} % → "
+                f"{choice.after:.1f} % on held-out folds"
+            )
+        output.say(line)
+        if choice is not None and choice.note:
+            output.say(f"         {choice.note}")
+    if not exported.fixes:
+        output.say("Fix      none")
+    where = {
+        "weights": "folded into the head's weights: no cost at inference",
+        "nodes": "appended as explicit nodes",
+        "none": "nothing to fold",
+    }
+    output.say(
+        f"Graph    {manifest.graphs[0].nodes} nodes, opset {manifest.graphs[0].opset}; fix "
+        f"{where[manifest.fix.folded]}"
+    )
+    output.say(
+        f"Checked  {checks.engine}, {checks.samples} images: {checks.reference_difference:.1e} "
+        f"from the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
+    )
+    output.say(f"Wrote    {exported.bundle.path}")
+    output.say(f"Next     ltdeploy verify {exported.bundle.path} --data DATA")

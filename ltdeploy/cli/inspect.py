@@ -1,0 +1,140 @@
+"""``ltdeploy inspect``: what is in a checkpoint, an ONNX file or a bundle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..models.inspection import Inspection
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="CKPT|BUNDLE|ONNX", help="What to look into.")],
+    root: opt.Root = None,
+    arch: opt.Arch = None,
+    classes: opt.Classes = None,
+    head_scale: opt.HeadScale = None,
+    trust_pickle: opt.TrustPickle = False,
+    image_size: opt.ImageSize = None,
+    resize: opt.Resize = None,
+    crop_pct: opt.CropPct = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    json: opt.Json = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Say what was recognised, whether the tail can be fixed, and what export still needs."""
+    output = Output(json, quiet)
+
+    from ..verify.contenders import is_bundle
+
+    if is_bundle(path):
+        from ..bundle import open_bundle
+
+        _show_bundle(output, open_bundle(path))
+        return
+
+    from ..datasets import read_classes
+    from ..models.inspection import inspect_checkpoint
+
+    options = opt.load_options(
+        arch=arch,
+        classes=read_classes(classes, root) if classes is not None else None,
+        image_size=image_size,
+        resize=resize,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        head_scale=head_scale,
+        trust_pickle=trust_pickle,
+    )
+    found = inspect_checkpoint(path, options)
+    _show_checkpoint(output, found)
+    output.json(found.to_dict())
+
+
+def _show_checkpoint(output: Output, found: Inspection) -> None:
+    facts = found.to_dict()
+    output.say(f"File           {found.path.name}")
+    output.say(f"Layout         {found.layout}")
+    output.say(f"Architecture   {found.arch or 'not recognised'}")
+    if found.tensors is not None:
+        output.say(f"Tensors        {found.tensors}")
+    head = found.head
+    if head is None:
+        output.say("Head           not recognised")
+    else:
+        parts = [f"{head.path!r}, {head.classes} classes × {head.features} features"]
+        parts += [head.kind] if head.kind else []
+        parts += ["with bias" if head.bias else "no bias"] if head.bias is not None else []
+        parts += [f"scale {head.scale:g}"] if head.scale is not None else []
+        output.say(f"Head           {', '.join(parts)}")
+        if head.norm_min is not None:
+            line = (
+                f"Row norms      {head.norm_min:.3g} … {head.norm_max:.3g}, median "
+                f"{head.norm_median:.3g}"
+            )
+            if head.norm_correlation is not None:
+                line += f"; rank correlation with the counts {head.norm_correlation:+.2f}"
+            output.say(line)
+    table = found.classes
+    if table is None:
+        output.say("Classes        training counts unknown")
+    else:
+        groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
+        output.say(
+            f"Classes        {len(table)} ({groups}); {sum(table.counts):,} training images, "
+            f"{max(table.counts)} … {min(table.counts)} per class"
+        )
+    if found.preprocessing is not None:
+        output.say(
+            f"Preprocessing  {facts['preprocessing_text']} (from the {found.preprocessing_from})"
+        )
+    output.say(f"Trained with   {found.trained_with or 'unknown'}")
+    for line in (*found.advice, *found.notes):
+        output.say(f"  · {line}")
+    if found.missing:
+        output.say("Missing for export:")
+        for line in found.missing:
+            output.say(f"  {line}")
+    else:
+        output.say("Nothing is missing for export.")
+
+
+def _show_bundle(output: Output, bundle: Bundle) -> None:
+    manifest, table = bundle.manifest, bundle.classes
+    graph, fix = manifest.graphs[0], manifest.fix
+    methods = "; ".join(
+        f"{m.method} {', '.join(f'{k} = {v}' for k, v in m.parameters.items())}"
+        for m in fix.methods
+    )
+    groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
+    output.say(f"Bundle         {bundle.path} (every hash is right)")
+    output.say(f"Made           {manifest.created} by ltdeploy {manifest.versions['ltdeploy']}")
+    output.say(f"Architecture   {manifest.arch}")
+    output.say(f"Classes        {len(table)} ({groups})")
+    output.say(f"Fix            {methods or 'none'} (folded: {fix.folded})")
+    if fix.selected_on is not None:
+        output.say(f"Chosen on      {fix.selected_on.images} images of {fix.selected_on.name}")
+    output.say(
+        f"Graph          {graph.file}, {graph.precision}, opset {graph.opset}, {graph.nodes} nodes"
+    )
+    for tensor in (*graph.inputs, *graph.outputs):
+        axes = ", ".join(str(axis) for axis in tensor.shape)
+        output.say(f"  {tensor.name:12} {tensor.dtype} [{axes}]")
+    output.say(f"Source         {manifest.source.path} ({manifest.source.layout})")
+    for note in (*manifest.source.notes, *fix.notes):
+        output.say(f"  · {note}")
+    result: dict[str, Any] = manifest.model_dump(by_alias=True, mode="json")
+    output.json(result)

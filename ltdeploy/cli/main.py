@@ -1,0 +1,51 @@
+"""The command line: one Typer application, each command in a file of its own."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .. import __version__
+from .compare import compare
+from .doctor import doctor
+from .export import export
+from .inspect import inspect
+from .predict import predict
+from .quickstart import quickstart
+from .runtime import run
+from .train import train
+from .verify import verify
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Ship long-tailed vision models without losing the tail.",
+    epilog="Start with: ltdeploy quickstart",
+)
+for command in (quickstart, train, export, verify, compare, predict, inspect, doctor):
+    app.command(name=command.__name__)(command)
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        print(f"ltdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Ship long-tailed vision models without losing the tail."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(app, sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""What commands print: tables for people, JSON for machines, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+__all__ = ["Output", "write_text"]
+
+
+class Output:
+    """Where a command's words go.
+
+    Tables and sentences go to stdout, or to stderr when stdout carries the JSON; progress goes to
+    stderr and only on a terminal.
+
+    Parameters
+    ----------
+    json_path : ``--json``: a path, ``-`` for stdout, or None.
+    quiet : ``-q``: only JSON, errors and warnings.
+    """
+
+    def __init__(self, json_path: str | None = None, quiet: bool = False) -> None:
+        self.json_path = json_path
+        self.quiet = quiet
+
+    @property
+    def console(self) -> Console:
+        """The console for people."""
+        from rich.console import Console
+
+        stream = sys.stderr if self.json_path == "-" else sys.stdout
+        # A pipe gets one line per line: nothing that reads it should see our folding.
+        width = None if stream.isatty() else 200
+        return Console(file=stream, quiet=self.quiet, highlight=False, width=width)
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr, quiet or not."""
+        print(f"ltdeploy: warning: {text}", file=sys.stderr)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table whose first column is text and whose others are figures."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+    def json(self, result: Mapping[str, Any]) -> None:
+        """Write the machine-readable result where ``--json`` says."""
+        if self.json_path is None:
+            return
+        text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        if self.json_path == "-":
+            sys.stdout.write(text)
+        else:
+            write_text(Path(self.json_path), text)
+
+    def track(self, items: Iterable[T], *, total: int | None, label: str) -> Iterable[T]:
+        """Yield the items behind a progress bar."""
+        if self.quiet or not sys.stderr.isatty():
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield from bar.track(items, total=total, description=label)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

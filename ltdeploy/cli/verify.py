@@ -1,0 +1,127 @@
+"""``ltdeploy verify`` and what it shares with ``compare``: the verdict, printed and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import BundleError
+from . import options as opt
+from .output import Output, write_text
+from .runtime import ExitCode
+
+if TYPE_CHECKING:
+    from ..verify import Verification
+
+__all__ = ["Data", "Html", "Margin", "Strict", "conclude", "verify"]
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Folder of class folders, .parquet, .txt list, CIFAR pickles, or species.",
+    ),
+]
+Margin = Annotated[float, typer.Option(metavar="POINTS", help="Accuracy that a group may lose.")]
+Html = Annotated[str | None, typer.Option(metavar="FILE", help="Where the report goes.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where nothing can be decided.")]
+
+
+def verify(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder NAME.ltd.")],
+    data: Data,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="CKPT|BUNDLE", help="Default: the file that it was exported from."),
+    ] = None,
+    engine: opt.Engine = "onnxruntime",
+    margin: Margin = 1.0,
+    html: Html = None,
+    strict: Strict = False,
+    root: opt.Root = None,
+    trust_pickle: opt.TrustPickle = False,
+    json: opt.Json = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Prove class by class that the tail survived the export, or say where it did not.
+
+    Exit code 0: it survived; 1: it did not; 3: too little data to say.
+    """
+    output = Output(json, quiet)
+
+    from ..bundle import open_bundle, update_bundle
+    from ..datasets import open_dataset
+    from ..verify import baseline_json, report_html, verify_bundle
+
+    opened = open_bundle(bundle)
+    dataset = open_dataset(data, root=root)
+    done = verify_bundle(
+        opened,
+        dataset,
+        reference=reference,
+        engine=engine,
+        margin=margin,
+        trust_pickle=trust_pickle,
+        track=output.track,
+    )
+    page = report_html(done, title=opened.name, kind="verification")
+    if html is not None:
+        write_text(Path(html), page)
+        where = html
+    else:
+        files = {"report.html": page.encode(), "baseline.json": baseline_json(done).encode()}
+        where = str(opened.path / "report.html")
+        try:
+            update_bundle(opened, files)
+        except BundleError as error:
+            output.warn(str(error))
+            where = "nowhere"
+    return conclude(output, done, where, strict)
+
+
+def conclude(output: Output, done: Verification, report: str, strict: bool) -> int:
+    """Print the verdict, write the JSON, and return the exit code."""
+    from ..verify import group_rows, sentence, worst_classes
+
+    result = done.result
+    header, *rows = group_rows(result)
+    output.table(header, rows)
+    worst = worst_classes(result)
+    if worst:
+        output.table(
+            ("class", "images", "reference", "candidate", "lost", "won", "q"),
+            [
+                (
+                    c.name,
+                    str(c.images),
+                    f"{c.reference:.1f}",
+                    f"{c.candidate:.1f}",
+                    str(c.flips_lost),
+                    str(c.flips_won),
+                    f"{c.q_value:.2g}",
+                )
+                for c in worst
+            ],
+        )
+    for identifier, reason in done.unreadable[:10]:
+        output.warn(f"{identifier} was left out: {reason}")
+    if len(done.unreadable) > 10:
+        output.warn(f"and {len(done.unreadable) - 10} more unreadable images")
+    without = result.without_images
+    if without:
+        output.warn(
+            f"{len(without)} classes have no image in {done.dataset.name} and stand in no figure: "
+            f"{', '.join(without[:10])}{' …' if len(without) > 10 else ''}"
+        )
+    output.say(f"{result.verdict.upper()}  {sentence(result)}")
+    output.say(f"Report   {report}")
+    output.json(result.to_dict())
+    if result.verdict == "fail" or (strict and result.verdict != "pass"):
+        return ExitCode.GATE_FAILED
+    if result.verdict != "pass":
+        return ExitCode.UNDECIDED
+    return ExitCode.BAD_INPUT if done.unreadable else ExitCode.OK

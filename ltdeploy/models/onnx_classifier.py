@@ -1,0 +1,144 @@
+"""Somebody's ONNX classifier, loaded as far as the file and the caller tell."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..classes import ClassTable
+from ..errors import CheckpointError
+from ..preprocessing import Preprocessing
+from .classifier import Source, class_table, complete_table
+from .head import Head
+from .layouts import Parts
+from .onnx_graph import OnnxGraph, read_onnx
+from .onnx_head import replace_head
+from .options import LoadOptions, adjust_preprocessing
+from .reading import source_sha256
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OnnxClassifier", "load_onnx", "missing_options"]
+
+
+@dataclass(eq=False)
+class OnnxClassifier:
+    """A classifier that came as ONNX; the attributes are those of :class:`Classifier`.
+
+    Parameters
+    ----------
+    graph : the network, as :func:`read_onnx` brought it into form.
+    """
+
+    graph: OnnxGraph
+    head: Head
+    preprocessing: Preprocessing
+    classes: ClassTable | None
+    source: Source
+    arch: str = "onnx"
+    trained_with: str | None = None
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The graph from normalised float32 images [N, 3, H, W] to logits."""
+        return self.graph.model
+
+    @property
+    def head_path(self) -> str:
+        """Name of the head's node."""
+        return self.graph.head_node
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph's input."""
+        return self.graph.input_name
+
+    @property
+    def output_name(self) -> str:
+        """Name of the graph's output, the logits."""
+        return self.graph.output_name
+
+    def logits_model(self) -> bytes:
+        """Return the graph, serialised."""
+        content: bytes = self.graph.model.SerializeToString()
+        return content
+
+    def with_head(
+        self, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64] | None
+    ) -> onnx.ModelProto:
+        """Return a copy of the graph whose head has other weights, rounded once to float32.
+
+        No node is added: a MatMul that gets a bias becomes a Gemm.
+
+        Parameters
+        ----------
+        weight : array of shape (C, D).
+        bias : array of shape (C,), or None for no bias.
+        """
+        changed = copy.deepcopy(self.graph.model)
+        replace_head(changed, self.output_name, weight, bias)
+        return changed
+
+    def require_complete(self) -> ClassTable:
+        """Return the class table that export and verification need.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing; with what was recognised and the option that provides it.
+        """
+        return complete_table(self)
+
+
+def load_onnx(path: Path, options: LoadOptions) -> OnnxClassifier:
+    """Load an ONNX classifier; its preprocessing must be told, as the file does not tell it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not a classifier that ends in a Gemm or MatMul, or options are missing.
+    """
+    graph = read_onnx(path)
+    missing = missing_options(graph, options)
+    if missing:
+        size = f"{graph.height_px}×{graph.width_px}" if graph.height_px else "of any size"
+        raise CheckpointError(
+            f"{path} is an ONNX classifier, and ONNX files do not tell how images are prepared. "
+            f"Recognised: head {graph.head_node!r} {graph.head.classes} × "
+            f"{graph.head.weight.shape[1]}, images {size}. Missing: {', '.join(missing)}."
+        )
+    told = options.preprocessing_changes()
+    height = graph.height_px or told["image_size"]
+    width = graph.width_px or told["image_size"]
+    if "image_size" in told and (told["image_size"],) * 2 != (height, width):
+        raise CheckpointError(
+            f"--image-size is {told['image_size']}, but the graph in {path} takes images of "
+            f"{height}×{width} pixels only. Leave the option out."
+        )
+    base = Preprocessing(height_px=height, width_px=width)
+    told.pop("image_size", None)
+    notes = list(graph.notes)
+    if "interpolation" not in told and told.get("resize") != "none":
+        notes.append(f"--interpolation was not given; assumed is {base.interpolation}.")
+    preprocessing = adjust_preprocessing(base, told)
+    parts = Parts("ONNX", {})
+    classes = class_table(path, parts, options, graph.head.classes, notes)
+    source = Source(path.resolve(), source_sha256(path), "ONNX", tuple(notes))
+    return OnnxClassifier(graph, graph.head, preprocessing, classes, source)
+
+
+def missing_options(graph: OnnxGraph, options: LoadOptions) -> list[str]:
+    """Return the preprocessing options that an ONNX file needs and that were not given."""
+    needed = {
+        "--image-size": options.image_size is None and graph.height_px is None,
+        "--resize or --crop-pct": options.resize is None and options.crop_pct is None,
+        "--mean r,g,b (0,0,0 if the graph normalises)": options.mean is None,
+        "--std r,g,b (1,1,1 if the graph normalises)": options.std is None,
+    }
+    return [name for name, is_missing in needed.items() if is_missing]

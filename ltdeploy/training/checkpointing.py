@@ -1,0 +1,105 @@
+"""Write a checkpoint in ltdeploy's own layout: plain types, loadable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._optional import require
+from ..classes import ClassTable
+from ..errors import CheckpointError
+from ..preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SCHEMA", "TrainData", "save_checkpoint"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a model was trained on: the data set's name, its images, a hash of their content."""
+
+    name: str
+    images: int
+    content: str
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    *,
+    arch: str,
+    classes: ClassTable,
+    preprocessing: Preprocessing,
+    trained_with: str,
+    epochs: int,
+    seed: int,
+    train_data: TrainData,
+) -> None:
+    """Write weights and all that is needed to use them.
+
+    The layout is ``{"ltdeploy": {"schema": 1, "arch", "class_names", "train_counts",
+    "preprocessing", "trained_with", "epochs", "seed", "train_data"}, "state_dict"}``. The file
+    appears complete or not at all; one of that name is replaced.
+
+    Parameters
+    ----------
+    state_dict : weights by name; copied to the CPU.
+    trained_with : name of the loss, for example ``"cross_entropy"``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
+    """
+    content = {
+        "ltdeploy": {
+            "schema": SCHEMA,
+            "arch": arch,
+            "class_names": list(classes.names),
+            "train_counts": list(classes.counts),
+            "preprocessing": preprocessing.to_dict(),
+            "trained_with": trained_with,
+            "epochs": epochs,
+            "seed": seed,
+            "train_data": {
+                "name": train_data.name,
+                "images": train_data.images,
+                "content": train_data.content,
+            },
+        },
+        "state_dict": {name: value.detach().cpu() for name, value in state_dict.items()},
+    }
+    _write_whole(Path(path), content)
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    torch = require("torch", extra="torch", purpose="write checkpoints")
+    partial: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        torch.save(content, partial)
+        # mkstemp makes files that only their owner reads; a checkpoint is as open as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+        partial = None
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be written: {reason}. Check the folder and the space "
+            "left on the disk; nothing was changed."
+        ) from error
+    finally:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)

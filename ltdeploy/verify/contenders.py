@@ -1,0 +1,192 @@
+"""The two sides of a comparison: a bundle, or a checkpoint with a fix applied unfused."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray
+from ..bundle import Bundle, open_bundle
+from ..classes import ClassTable
+from ..engines import Engine, check_finite, open_engine
+from ..errors import CheckpointError, DataError
+from ..fixes import AffineMap
+from ..models.options import LoadOptions
+from ..models.reading import source_sha256
+from ..preprocessing import Preprocessing
+
+__all__ = ["Contender", "bundle_contender", "checkpoint_contender", "is_bundle", "reference_of"]
+
+
+@dataclass(eq=False)
+class Contender:
+    """Something that gives logits for prepared images, with and without its fix.
+
+    Parameters
+    ----------
+    name : for reports.
+    engine : gives the logits before ``pending``.
+    classes, preprocessing : of the model.
+    pending : the map to apply to the engine's logits; the identity where it is inside the graph.
+    inside : the map that is inside the graph already; its inverse gives the unfixed logits.
+    seen : content hashes of images that chose this model's fix; no figure may come from them.
+    notes : what the reader of the result should know.
+    seconds : time spent in the engine so far.
+    """
+
+    name: str
+    engine: Engine
+    classes: ClassTable
+    preprocessing: Preprocessing
+    pending: AffineMap
+    inside: AffineMap
+    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def run(
+        self, images: npt.NDArray[np.uint8], identifiers: list[str]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return logits with and without the fix, each (N, C), of images uint8 (N, H, W, 3)."""
+        started = time.perf_counter()
+        raw = self.engine.run({self.engine.inputs[0].name: images})[self.engine.outputs[0].name]
+        self.seconds += time.perf_counter() - started
+        check_finite(self.engine.name, raw, identifiers)
+        fixed = raw if self.pending.is_identity else self.pending.apply(raw)
+        unfixed = raw if self.inside.is_identity else self.inside.inverse().apply(raw)
+        return fixed, unfixed
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is meant as a bundle: a folder with a manifest, or a name in ``.ltd``."""
+    folder = Path(path)
+    return (folder / "manifest.json").is_file() or folder.suffix == ".ltd"
+
+
+def bundle_contender(bundle: Bundle, engine: str = "onnxruntime") -> Contender:
+    """Return a bundle on an engine."""
+    identity = AffineMap.identity(len(bundle.classes))
+    return Contender(
+        name=bundle.path.name,
+        engine=open_engine(bundle, engine),
+        classes=bundle.classes,
+        preprocessing=bundle.preprocessing,
+        pending=identity,
+        inside=bundle.manifest.fix.affine(),
+        seen=bundle.selection_hashes(),
+    )
+
+
+def checkpoint_contender(
+    path: str | os.PathLike[str],
+    options: LoadOptions | None = None,
+    *,
+    fix: AffineMap | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Contender:
+    """Return a checkpoint in float32, with ``fix`` applied to its logits.
+
+    Parameters
+    ----------
+    fix : None applies none.
+    preprocessing : in place of what the file tells.
+    """
+    from ..engines.torch_reference import reference_engine
+    from ..models.classifier import load_checkpoint
+
+    model = load_checkpoint(Path(path), options=options)
+    classes = model.require_complete()
+    if preprocessing is not None:
+        model = replace(model, preprocessing=preprocessing)
+    identity = AffineMap.identity(model.head.classes)
+    if fix is not None and fix.classes != model.head.classes:
+        raise CheckpointError(
+            f"{path} has {model.head.classes} classes and the fix {fix.classes}; they belong to "
+            "different models."
+        )
+    return Contender(
+        name=Path(path).name,
+        engine=reference_engine(model),
+        classes=classes,
+        preprocessing=model.preprocessing,
+        pending=fix or identity,
+        inside=identity,
+    )
+
+
+def reference_of(
+    bundle: Bundle, reference: str | os.PathLike[str] | None, *, trust_pickle: bool = False
+) -> Contender:
+    """Return what a bundle is measured against.
+
+    Parameters
+    ----------
+    reference : a checkpoint (it gets the bundle's fix, unfused, and its preprocessing), another
+        bundle (as it is), or None for the file that the bundle was exported from.
+
+    Raises
+    ------
+    CheckpointError
+        If that file is not where it was, or is another one now.
+    DataError
+        If the other bundle has other classes.
+    """
+    source = bundle.manifest.source
+    notes: tuple[str, ...] = ()
+    if reference is None:
+        path = bundle.source_path
+        if not path.exists():
+            raise CheckpointError(
+                f"The checkpoint that {bundle.path} was exported from is not at {path} any more. "
+                "Say where it is with --reference FILE; it may also be another bundle."
+            )
+        if source_sha256(path) != source.sha256:
+            raise CheckpointError(
+                f"{path} has changed since {bundle.path} was exported from it. Export the bundle "
+                "again, or name the file to measure against with --reference FILE."
+            )
+    elif is_bundle(reference):
+        other = open_bundle(reference)
+        contender = bundle_contender(other)
+        require_same_classes(bundle.classes, contender.classes, bundle.path.name, contender.name)
+        return contender
+    else:
+        path = Path(reference)
+        if path.exists() and source_sha256(path) != source.sha256:
+            notes = (f"{path.name} is not the file that the bundle was exported from (sha256)",)
+    head = bundle.manifest.head
+    # ONNX files and Hugging Face folders tell their architecture themselves.
+    told = bundle.manifest.arch.partition(":")[0] in ("onnx", "hf")
+    options = LoadOptions(
+        arch=None if told else bundle.manifest.arch,
+        classes=bundle.classes,
+        head_scale=head.scale if head.kind == "cosine" else None,
+        trust_pickle=trust_pickle,
+    )
+    contender = checkpoint_contender(
+        path, options, fix=bundle.manifest.fix.affine(), preprocessing=bundle.preprocessing
+    )
+    contender.notes = notes
+    return contender
+
+
+def require_same_classes(a: ClassTable, b: ClassTable, name_a: str, name_b: str) -> None:
+    """Raise :class:`DataError` unless both tables have the same classes in the same order."""
+    if a.names == b.names:
+        return
+    if len(a) != len(b):
+        raise DataError(
+            f"{name_a} has {len(a)} classes and {name_b} {len(b)}; only models of the same classes "
+            "can be compared."
+        )
+    first = next(i for i, (x, y) in enumerate(zip(a.names, b.names, strict=True)) if x != y)
+    raise DataError(
+        f"{name_a} and {name_b} name their classes differently: label {first} is "
+        f"{a.names[first]!r} in one and {b.names[first]!r} in the other. Export both with the same "
+        "--classes FILE."
+    )

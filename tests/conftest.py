@@ -1,0 +1,87 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that asks for the real data, so that none forgets."""
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_data)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder of the real data sets, or skip."""
+    folder = Path(os.environ.get("LTDEPLOY_DATA") or _ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("real data absent: set LTDEPLOY_DATA")
+    return folder
+
+
+def draw_photo(seed: int, height: int = 48, width: int = 64) -> Image.Image:
+    """Draw a smooth coloured picture, different for each seed; JPEG keeps it almost as it is."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, size=(4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three class folders with 3, 2 and 1 small JPEG files. Read only."""
+    folder = tmp_path_factory.mktemp("photos") / "val"
+    for label, (name, count) in enumerate((("cat", 3), ("dog", 2), ("lynx", 1))):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            photo = draw_photo(10 * label + number)
+            photo.save(folder / name / f"{number:03d}.jpg", quality=95)
+    return folder
+
+
+def write_checkpoint(path: Path, *, classes: int = 6, seed: int = 0, **record: object) -> Path:
+    """Write a real checkpoint in ltdeploy's layout: a CIFAR ResNet-20 with drawn weights."""
+    import torch
+
+    from ltdeploy.models.architectures import build, default_preprocessing
+
+    torch.manual_seed(seed)
+    module = build("cifar:resnet20", classes)
+    counts = np.geomspace(500, 3, classes).astype(int).tolist()
+    header = {
+        "schema": 1,
+        "arch": "cifar:resnet20",
+        "class_names": [f"species {label}" for label in range(classes)],
+        "train_counts": counts,
+        "preprocessing": default_preprocessing("cifar:resnet20").to_dict(),
+        "trained_with": "cross_entropy",
+        **record,
+    }
+    torch.save({"ltdeploy": header, "state_dict": module.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of six classes. Read only."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "ckpt.pt")
+
+
+@pytest.fixture(scope="session")
+def bundle_path(checkpoint: Path) -> Path:
+    """Return a bundle exported from ``checkpoint`` with τ = 0.7. Read only."""
+    from ltdeploy.export import export_bundle
+    from ltdeploy.fixes import FixSpec
+    from ltdeploy.models.classifier import load_checkpoint
+
+    model = load_checkpoint(checkpoint)
+    out = checkpoint.parent / "ckpt.ltd"
+    return export_bundle(model, [FixSpec("tau_norm", {"tau": 0.7})], out).bundle.path

@@ -1,0 +1,271 @@
+"""The report as a file: its content, escapes, size, and what it does with absent figures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_samples import HOSTILE_NAMES, details_of, result_of
+
+from ltdeploy.errors import LtdeployError, UsageError
+from ltdeploy.verify.report import (
+    FlippedImage,
+    ReliabilityBin,
+    ReportDetails,
+    choose_flips,
+    render_report,
+    write_report,
+)
+
+
+class Document(HTMLParser):
+    """Collect the elements of a page, the text of its scripts, and the visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self._inside: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        elif self._inside != "style":
+            self.text += data
+
+    def json(self, identifier: str) -> object:
+        return next(json.loads(text) for a, text in self.scripts if a.get("id") == identifier)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    result = result_of()
+    return render_report(
+        result, details_of(result), title=HOSTILE_NAMES[0], sentence=HOSTILE_NAMES[1]
+    )
+
+
+def test_result_is_embedded_as_it_is(page: str) -> None:
+    assert Document(page).json("result-data") == json.loads(json.dumps(result_of()))
+
+
+def test_hostile_names_make_no_element(page: str) -> None:
+    document = Document(page)
+    assert len(document.scripts) == 6
+    assert not any("hacked" in text for a, text in document.scripts if "type" not in a)
+    assert not any(a.get("src") == "x" or "onerror" in a for _, a in document.elements)
+    assert HOSTILE_NAMES[0] in document.text
+    assert HOSTILE_NAMES[1] in document.text
+
+
+def test_unescaped_name_would_be_seen(page: str) -> None:
+    spoiled = page.replace("\\u003c", "<").replace("\\u003e", ">")
+    runs = [text for a, text in Document(spoiled).scripts if "type" not in a]
+    assert any("hacked" in text for text in runs)
+
+
+def test_every_script_is_allowed_by_hash_and_nothing_else(page: str) -> None:
+    document = Document(page)
+    policy = next(a["content"] for tag, a in document.elements if tag == "meta" and "content" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    allowed = re.search(r"script-src ([^;]*)", policy)
+    assert allowed is not None
+    runs = [text for a, text in document.scripts if "type" not in a]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in runs]
+    assert allowed[1].split() == [f"'sha256-{value}'" for value in hashes]
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    for tag, attributes in Document(page).elements:
+        for name in ("src", "href", "srcset", "action"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:")), (tag, name, address[:80])
+    assert "sourceMappingURL" not in page
+    assert "@import" not in page
+
+
+def test_hundred_classes_with_thumbnails_stay_under_two_megabytes(page: str) -> None:
+    assert page.count("data:image/jpeg") == 47
+    assert len(page.encode()) < 2_000_000
+
+
+def test_as_many_classes_as_inaturalist_stay_under_six_megabytes() -> None:
+    result = result_of(8142, images_per_class=3)
+    page = render_report(result, details_of(result), title="big", sentence="Undecided.")
+    assert len(page.encode()) < 6_000_000
+
+
+def test_licences_of_what_is_inside_are_inside(page: str) -> None:
+    text = Document(page).text
+    for holder in ("Chart.js Contributors", "Oli Folkerd", "Jukka Kurkela"):
+        assert holder in text
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_verdict_is_a_word_not_a_colour(verdict: str) -> None:
+    result = {**result_of(), "verdict": verdict}
+    text = Document(render_report(result, title="t", sentence="Said plainly.")).text
+    word = {"pass": "Pass", "fail": "Fail", "inconclusive": "Undecided"}[verdict]
+    assert re.search(rf"{word}\s*Said plainly\.", text)
+
+
+def test_empty_group_is_no_class_and_never_zero() -> None:
+    result = result_of()
+    empty = dict.fromkeys(result["overall"])
+    for absent in (None, {**empty, "classes": 0, "images": 0}):
+        result["groups"]["few"] = absent
+        text = Document(render_report(result, title="t", sentence="s")).text
+        assert re.search(r"few\s*no class", text)
+
+
+def test_group_whose_classes_have_no_images_shows_dashes() -> None:
+    result = result_of()
+    empty = dict.fromkeys(result["overall"])
+    result["groups"]["few"] = {
+        **empty,
+        "classes": 30,
+        "images": 0,
+        "flips_lost": 0,
+        "flips_won": 0,
+        "verdict": "inconclusive",
+    }
+    text = Document(render_report(result, title="t", sentence="s")).text
+    assert re.search(r"few\s*Undecided\s*–\s*–\s*–\s*–\s*no interval\s*0 / 0\s*30\s*0", text)
+
+
+@pytest.mark.parametrize("ends", [(-0.1, 0.1), (-40.0, 2.0), (-2.0, 30.0), (-0.9, 0.9)])
+def test_margin_is_labelled_whatever_the_intervals(ends: tuple[float, float]) -> None:
+    result = result_of()
+    result["overall"].update(ci_low=ends[0], ci_high=ends[1])
+    assert "−1.0 margin</text>" in render_report(result, title="t", sentence="s")
+
+
+def test_absent_interval_and_unfixed_model() -> None:
+    result = result_of()
+    for figures in (result["overall"], *result["groups"].values()):
+        figures.update(unfixed=None, ci_low=None, ci_high=None, verdict=None)
+    for row in result["classes"]:
+        del row["unfixed"]
+    page = render_report(result, title="t", sentence="s")
+    assert "no interval" in page
+    assert "Before the fix</th>" not in page
+    assert 'value="unfixed"' not in page
+
+
+def test_figures_that_are_not_finite_and_numpy_scalars_become_json() -> None:
+    result = result_of()
+    result["max_abs_logit_diff"] = float("nan")
+    result["classes"][0]["p_value"] = np.float32("inf")
+    result["classes"][1]["train_count"] = np.int64(7)
+    document = Document(render_report(result, title="t", sentence="s"))
+    embedded = document.json("result-data")
+    assert isinstance(embedded, dict)
+    assert embedded["max_abs_logit_diff"] is None
+    assert embedded["classes"][0]["p_value"] is None
+    assert embedded["classes"][1]["train_count"] == 7
+
+
+def test_report_without_details_says_so_and_leaves_no_empty_section() -> None:
+    text = Document(render_report(result_of(), ReportDetails(), title="t", sentence="s")).text
+    assert "gave the same answer to every image" in text
+    assert "Can its confidence be trusted?" not in text
+    assert "How this was measured" not in text
+
+
+def test_same_input_gives_the_same_file() -> None:
+    result = result_of()
+    first, second = (
+        render_report(result, details_of(result), title="t", sentence="s") for _ in range(2)
+    )
+    assert first == second
+
+
+def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    write_report(path, result_of(), title="t", sentence="s")
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LtdeployError, match=r"could not be written to .*nowhere"):
+        write_report(tmp_path / "nowhere" / "report.html", result_of(), title="t", sentence="s")
+
+
+def test_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(LtdeployError, match="No space left on device"):
+        write_report(path, result_of(), title="t", sentence="s")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reliability_in_per_cent_is_refused() -> None:
+    with pytest.raises(UsageError, match="not per cent"):
+        ReliabilityBin(confidence=87.0, accuracy=0.5, count=3)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "kind"),
+    [("lynx", "cat", "lost"), ("cat", "lynx", "won"), ("cat", "dog", "changed")],
+)
+def test_kind_of_flip(reference: str, candidate: str, kind: str) -> None:
+    assert FlippedImage("i", "lynx", "few", reference, candidate, 0.5, 0.5).kind == kind
+
+
+@given(rows=st.lists(st.tuples(*[st.integers(0, 5)] * 3), max_size=80), limit=st.integers(0, 20))
+def test_chosen_flips_are_flips_lost_first_and_as_many_as_fit(
+    rows: list[tuple[int, int, int]], limit: int
+) -> None:
+    labels, reference, candidate = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    chosen = choose_flips(labels, reference, candidate, np.array([9, 8, 7, 3, 2, 1]), limit)
+    flipped = set((reference != candidate).nonzero()[0].tolist())
+    assert len(chosen) == len(set(chosen)) == min(limit, len(flipped))
+    assert set(chosen) <= flipped
+    kinds = [
+        0 if reference[i] == labels[i] else 1 if candidate[i] == labels[i] else 2 for i in chosen
+    ]
+    assert kinds == sorted(kinds)
+
+
+def test_one_broken_class_does_not_fill_the_page() -> None:
+    labels = np.array([0] * 50 + [1, 2])
+    candidate = np.full(52, 3)
+    chosen = choose_flips(labels, labels, candidate, np.array([3, 500, 20, 9]), limit=4)
+    assert labels[chosen].tolist() == [0, 2, 1, 0]
+
+
+def test_lost_images_leave_room_for_won_ones() -> None:
+    labels = np.zeros(40, dtype=np.int64)
+    reference = np.array([0] * 30 + [1] * 10)
+    candidate = 1 - reference
+    chosen = choose_flips(labels, reference, candidate, np.array([5, 5]), limit=12)
+    assert (reference[chosen] == 0).sum() == 9
+    assert (candidate[chosen] == 0).sum() == 3
