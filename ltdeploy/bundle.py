@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from .arrays import FloatArray, file_sha256
 from .classes import ClassTable
 from .errors import BundleError, LtdeployError
+from .files import write_whole
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 from .preprocessing import Preprocessing
 
@@ -254,22 +255,13 @@ def update_bundle(bundle: Bundle, files: Mapping[str, bytes]) -> Bundle:
     complete = bundle.manifest.model_copy(update={"files": kept | entries})
     try:
         if kept != bundle.manifest.files:
-            _replace_file(bundle.path / MANIFEST, without.to_json().encode())
+            write_whole(bundle.path / MANIFEST, without.to_json().encode())
         for name, content in files.items():
-            _replace_file(bundle.path / name, content)
-        _replace_file(bundle.path / MANIFEST, complete.to_json().encode())
+            write_whole(bundle.path / name, content)
+        write_whole(bundle.path / MANIFEST, complete.to_json().encode())
     except OSError as error:
         raise BundleError(
             f"Cannot write into the bundle {bundle.path}: {error.strerror or error}. Write the "
             "report elsewhere with --html FILE."
         ) from error
     return Bundle(bundle.path, complete)
-
-
-def _replace_file(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.new")
-    try:
-        _write_synced(temporary, content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

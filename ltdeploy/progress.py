@@ -1,4 +1,4 @@
-"""Progress without a dependency: long work takes a tracker, and only the command line draws bars."""
+"""Progress without a dependency: long work takes a tracker; the command line draws the bars."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_a_crash_while_updating_leaves_a_valid_bundle(
     copy: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     update_bundle(open_bundle(copy), {"report.html": b"old"})
-    replaced = bundle_module._replace_file
+    replaced = bundle_module.write_whole
     calls = 0
 
     def crash(file: Path, content: bytes) -> None:
@@ -221,7 +221,7 @@ def test_a_crash_while_updating_leaves_a_valid_bundle(
             raise KeyboardInterrupt
         replaced(file, content)
 
-    monkeypatch.setattr(bundle_module, "_replace_file", crash)
+    monkeypatch.setattr(bundle_module, "write_whole", crash)
     with pytest.raises(KeyboardInterrupt):
         update_bundle(open_bundle(copy), {"report.html": b"new"})
     open_bundle(copy)

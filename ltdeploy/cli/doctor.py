@@ -70,6 +70,7 @@ def doctor(
             )
             for name, p in found["packages"].items()
         ],
+        figures=False,
     )
     output.json(found)
     if engine is not None:

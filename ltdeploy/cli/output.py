@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,15 +53,17 @@ class Output:
         """Print a warning on stderr, quiet or not."""
         print(f"ltdeploy: warning: {text}", file=sys.stderr)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table whose first column is text and whose others are figures."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, figures: bool = True
+    ) -> None:
+        """Print a table whose first column is text and whose others are figures, or all text."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
+            table.add_column(column, justify="right" if number and figures else "left")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
@@ -99,17 +100,7 @@ def write_text(path: Path, text: str) -> None:
     UsageError
         If it cannot be written.
     """
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)

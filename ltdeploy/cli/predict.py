@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from ..errors import DataError, UsageError
+from ..files import replacing
 from . import options as opt
 from .output import Output
 from .runtime import ExitCode
@@ -40,12 +42,14 @@ def predict(
     output = Output(json, quiet)
     if out is not None and not out.endswith(".jsonl"):
         raise UsageError(f"--out is {out!r}; expected a name that ends in .jsonl.")
+    if out is not None and json is not None:
+        raise UsageError("--out and --json write the same lines; give one of them.")
     files = list(_image_files(inputs))
 
     from ..predictor import load
 
     failed = 0
-    with load(bundle, engine=engine) as model, _lines(out, json) as stream:
+    with load(bundle, engine=engine) as model, _lines(out or json) as stream:
         answers = model.predict(iter(files), top_k=top_k)
         for answer in output.track(answers, total=len(files), label="predict"):
             failed += answer.error is not None
@@ -80,35 +84,17 @@ def _image_files(inputs: list[str]) -> Iterator[str]:
         yield from found
 
 
-class _lines:
-    """The JSON lines' stream: stdout, a file written whole or not at all, or none."""
-
-    def __init__(self, out: str | None, json: str | None) -> None:
-        self._path = Path(out) if out is not None else None
-        if self._path is None and json is not None and json != "-":
-            self._path = Path(json)
-        self._stdout = json == "-"
-        self._temporary: Path | None = None
-        self._stream: TextIO | None = None
-
-    def __enter__(self) -> TextIO | None:
-        if self._path is None:
-            return sys.stdout if self._stdout else None
-        self._temporary = self._path.with_name(f".{self._path.name}.part")
-        try:
-            self._stream = self._temporary.open("w", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"Cannot write {self._path}: {error.strerror or error}.") from error
-        return self._stream
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._stream is None or self._temporary is None or self._path is None:
-            return
-        self._stream.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _lines(path: str | None) -> Iterator[TextIO | None]:
+    """Give the JSON lines' stream: stdout, a file written whole or not at all, or none."""
+    if path is None or path == "-":
+        yield sys.stdout if path else None
+        return
+    try:
+        with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def _show(output: Output, answer: Prediction) -> None:

@@ -12,7 +12,7 @@ from enum import IntEnum
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from ..errors import LtdeployError
+from ..errors import LtdeployError, did_you_mean
 
 __all__ = ["ExitCode", "run"]
 
@@ -58,10 +58,11 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 def _usage_text(error: TyperException) -> str:
     text = error.format_message()
-    # Typer lists what is near in brackets; say it as every other text here does.
-    near = re.search(r" \(Possible options: ([^,)]+)[^)]*\)", text)
+    # Typer lists what is near in brackets, by the alphabet; name the nearest, as every text here.
+    near = re.search(r"(--\S+) \(Possible options: ([^)]+)\)", text)
     if near:
-        text = text.replace(near.group(0), f". Did you mean {near.group(1)}?")
+        hint = did_you_mean(near.group(1), near.group(2).split(", "))
+        text = text.replace(near.group(0), f"{near.group(1)}.{hint}")
     text = text if text.endswith((".", "?", "!")) else f"{text}."
     return f"{text} See 'ltdeploy {_command(error)}--help'." if text.strip(".") else ""
 

@@ -45,7 +45,7 @@ SIZE_PX = 96
 _MOST, _FEWEST = 300, 3
 _PER_SPECIES = {"val": 20, "test": 60}
 _JPEG_QUALITY = 92
-# Finer than any close-up shows a moth (0.39 of the size per forewing), so none is enlarged.
+# Finer than any close-up shows a moth (0.43 of the size per forewing), so none is enlarged.
 _UNIT_PER_SIZE = 0.6
 
 

@@ -16,7 +16,7 @@ from .species_wings import BOX, Colour
 __all__ = ["photograph"]
 
 _GRAIN_SHIFTS = 128
-_UNITS_ACROSS = 2.75  # forewing lengths from edge to edge of a picture, before the zoom varies
+_UNITS_ACROSS = 2.5  # forewing lengths from edge to edge of a picture, before the zoom varies
 
 _GREENS: tuple[Colour, ...] = ((92, 128, 52), (122, 148, 66), (70, 104, 58), (150, 146, 74))
 
@@ -73,7 +73,7 @@ def _ground(random: np.random.Generator, size_px: int) -> FloatArray:
 def _pose(moth: Image.Image, random: np.random.Generator, size_px: int) -> FloatArray:
     """Turn, zoom, shift and tilt the moth into the frame; return RGB in 0..255 and A in 0..1."""
     unit = size_px / _UNITS_ACROSS * random.uniform(0.80, 1.08)
-    turn = random.normal(0, 0.45)
+    turn = random.normal(0, 0.4)
     shift = size_px * random.uniform(-0.07, 0.07, 2)
     source_unit = moth.width / (BOX[2] - BOX[0])
     # Pixels of the picture to pixels of the moth: first the tilt, then a turn and a zoom.

@@ -14,11 +14,19 @@ from .._optional import require
 from ..errors import CheckpointError, UsageError, did_you_mean
 from ..preprocessing import Interpolation, Preprocessing
 from .cosine_head import LDAM_SCALE, CosineHead
+from .reading import read_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FAMILIES", "build", "check_arch", "default_preprocessing", "known_names"]
+__all__ = [
+    "FAMILIES",
+    "build",
+    "canonical_name",
+    "check_arch",
+    "default_preprocessing",
+    "known_names",
+]
 
 FAMILIES = ("timm", "torchvision", "hf", "cifar", "bbn")
 HeadChoice = Literal["linear", "cosine"]
@@ -81,6 +89,14 @@ def check_arch(arch: str) -> tuple[str, str]:
             f"{did_you_mean(plain, known)}{_families_knowing(plain, but=family)}"
         )
     return family, name
+
+
+def canonical_name(arch: str) -> str:
+    """Return the name for manifests: a Hugging Face folder goes by its model type, not its path."""
+    family, name = check_arch(arch)
+    if family != "hf":
+        return arch
+    return f"hf:{read_json(Path(name) / 'config.json').get('model_type', 'unknown')}"
 
 
 def build(

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..classes import ClassTable
 from ..errors import CheckpointError, DataError
 from ..preprocessing import Preprocessing
-from .architectures import default_preprocessing
+from .architecture_search import find_architecture
+from .architectures import canonical_name, default_preprocessing
 from .cosine_head import LDAM_SCALE
 from .head import Head
 from .layouts import Parts, recognise
-from .matching import Fit, find_architecture, fit, guess_head, load_weights
+from .matching import Fit, fit, guess_head, load_weights
 from .options import LoadOptions, adjust_preprocessing
 from .reading import Content, read_content, source_sha256
 
@@ -157,7 +158,7 @@ def resolve(path: Path, parts: Parts, options: LoadOptions) -> Fit:
 
 
 def _advice(found: Fit) -> str:
-    if any("linear" in k or "fc" in k or "head" in k or "classifier" in k for k in found.missing):
+    if set(found.missing) & set(found.head_keys):
         return "The head is missing: this file may hold only a feature model."
     return "Name the architecture that it was trained with, --arch FAMILY:NAME."
 
@@ -204,7 +205,14 @@ def assemble(path: Path, parts: Parts, found: Fit, options: LoadOptions) -> Clas
         path.resolve(), source_sha256(path), parts.layout, tuple(notes), parts.class_names
     )
     return Classifier(
-        module, found.arch, head, head_path, preprocessing, classes, parts.trained_with, source
+        module,
+        canonical_name(found.arch),
+        head,
+        head_path,
+        preprocessing,
+        classes,
+        parts.trained_with,
+        source,
     )
 
 
@@ -294,13 +302,11 @@ def class_table(
 
 
 def _read_folder(path: Path, content: Content, parts: Parts) -> None:
-    from .huggingface import folder_class_names
+    from .huggingface import current_weights, folder_class_names
 
     parts.arch = f"hf:{path}"
     parts.class_names = folder_class_names(content.metadata)
-    # The wrapper's own prefix.
-    parts.tensors = {f"network.{key}": value for key, value in content.data.items()}
-    parts.raw_tensors = parts.tensors
+    parts.tensors = parts.raw_tensors = current_weights(path, content.data)
     parts.notes = [f"transformers model type {content.metadata.get('model_type')!r}."]
 
 

@@ -142,6 +142,8 @@ def fold_batch_norm(module: nn.Module, height_px: int, width_px: int) -> str | N
     -------
     the path of the normalisation that was folded, or None when there is none.
     """
+    if not any(isinstance(layer, nn.BatchNorm1d) for layer in module.modules()):
+        return None
     calls, logits = _probe(module, height_px, width_px)
     final = [c for c in calls if _same(c.result, logits)]
     if not final or not isinstance(final[-1].layer, nn.BatchNorm1d):

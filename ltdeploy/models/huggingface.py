@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from .._optional import require
@@ -16,6 +18,7 @@ from .reading import read_json
 __all__ = [
     "HuggingFaceClassifier",
     "build_from_config",
+    "current_weights",
     "folder_class_names",
     "folder_preprocessing",
 ]
@@ -48,21 +51,90 @@ def build_from_config(folder: Path, classes: int) -> nn.Module:
     CheckpointError
         If the configuration is not that of an image classifier of transformers.
     """
-    transformers = require("transformers", extra="hf", purpose="build Hugging Face models")
+    config = _config(folder)
+    config.num_labels = classes
+    return HuggingFaceClassifier(_network(folder, config))
+
+
+def _config(folder: Path) -> Any:
+    transformers = require("transformers", extra="hf", purpose="read Hugging Face folders")
     try:
-        config = transformers.AutoConfig.from_pretrained(
+        return transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-        config.num_labels = classes
-        network = transformers.AutoModelForImageClassification.from_config(
+    except (ValueError, OSError, KeyError) as error:
+        raise _not_a_classifier(folder, error) from error
+
+
+def _network(folder: Path, config: Any) -> Any:
+    transformers = require("transformers", extra="hf", purpose="build Hugging Face models")
+    try:
+        return transformers.AutoModelForImageClassification.from_config(
             config, trust_remote_code=False
         )
     except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        raise _not_a_classifier(folder, error) from error
+
+
+def _not_a_classifier(folder: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().partition("\n")[0]
+    return CheckpointError(
+        f"{folder} is not an image classifier that transformers can build: {reason}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and load reports off the terminal: errors are raised."""
+    logging = require("transformers.utils.logging", extra="hf", purpose="read the folder")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def current_weights(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a folder's weights under the keys that its architecture has today.
+
+    transformers renames parameters from version to version and converts files while it loads them;
+    here it converts tensors that were read safely before.
+
+    Raises
+    ------
+    CheckpointError
+        If weights are missing, left over, or of another shape.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        config = _config(folder)
+        network = _network(folder, config)
+        loaded, told = type(network).from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    problems = {
+        "missing in the file": sorted(told["missing_keys"]),
+        "not in the architecture": sorted(told["unexpected_keys"]),
+        "of another shape": sorted(entry[0] for entry in told["mismatched_keys"]),
+    }
+    said = [
+        f"{len(keys)} {what} ({', '.join(keys[:6])})" for what, keys in problems.items() if keys
+    ]
+    if said:
         raise CheckpointError(
-            f"{folder} is not an image classifier that transformers can build: {reason}"
-        ) from error
-    return HuggingFaceClassifier(network)
+            f"The weights in {folder} do not fit its config.json ({config.model_type} with "
+            f"{config.num_labels} labels): {'; '.join(said)}. A folder without a trained "
+            "classification head cannot be deployed."
+        )
+    weights: dict[str, Tensor] = loaded.state_dict()
+    return weights
 
 
 def folder_class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -1,23 +1,23 @@
-"""Strict matching of weights to an architecture, and finding the architecture where it is clear."""
+"""Strict matching of weights to an architecture: nothing is left at random values."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, LtdeployError
-from .architectures import CIFAR_DEPTHS, HeadChoice, build, known_names
+from ..errors import CheckpointError
+from .architectures import HeadChoice, build
 from .cosine_head import LDAM_SCALE
 from .layouts import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Fit", "find_architecture", "fit", "guess_head", "load_weights"]
+__all__ = ["Fit", "fit", "guess_head", "load_weights"]
 
 # A number of classes that is no layer's width: where it shows in a shape, there is the head.
 _SENTINEL = 1009
@@ -27,19 +27,6 @@ _TRAINING_ONLY = re.compile(
     r"|(^|\.)(relative_position_index|relative_coords_table|attn_mask|position_ids)$"
 )
 _HEAD_STEMS = {"fc", "linear", "classifier", "head", "heads", "last_linear", "cls", "logits"}
-# A key that torchvision's models of these names have: only they are worth trying.
-_TORCHVISION_MARKS = {
-    "layer4.0.conv1.weight": ("resnet", "resnext", "wide_resnet"),
-    "features.0.weight": ("alexnet", "squeezenet", "vgg"),
-    "features.0.0.weight": ("convnext", "efficientnet", "mobilenet", "swin"),
-    "features.denseblock1.denselayer1.conv1.weight": ("densenet",),
-    "encoder.pos_embedding": ("vit_",),
-    "Mixed_5b.branch1x1.conv.weight": ("inception_v3",),
-    "inception3a.branch1.conv.weight": ("googlenet",),
-    "stage2.0.branch1.0.weight": ("shufflenet",),
-    "stem.0.0.weight": ("maxvit",),
-    "layers.0.weight": ("mnasnet",),
-}
 _LISTED = 6
 
 
@@ -102,11 +89,11 @@ def fit(arch: str, parts: Parts, *, image_size_px: int | None = None, cosine: bo
     cosine : treat a head without bias as a cosine head.
     """
     keys = set(_skeleton(arch, image_size_px))
-    tensors = parts.tensors
-    if keys & set(parts.raw_tensors) and len(keys & set(parts.raw_tensors)) > len(
-        keys & set(tensors)
-    ):
-        tensors = parts.raw_tensors  # the architecture's own keys begin like a wrapper's prefix
+    # An architecture's own keys may begin like a wrapper's prefix: then the file's are the right.
+    named = [parts.tensors, parts.raw_tensors]
+    if arch.startswith("hf:"):
+        named = [{f"network.{key}": value for key, value in part.items()} for part in named]
+    tensors = max(named, key=lambda part: len(keys & set(part)))
     size = image_size_px or _size_of_position_embedding(arch, tensors)
     slots = _skeleton(arch, size)
     return _compare(arch, slots, tensors, size, cosine or parts.cosine, parts.layout)
@@ -207,9 +194,14 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-@functools.lru_cache(maxsize=64)
 def _skeleton(arch: str, image_size_px: int | None) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of the architecture's weights by key, with a sentinel number of classes."""
+    if arch.startswith("hf:"):
+        return _shapes(arch, image_size_px)  # a folder may change between two calls
+    return _cached_shapes(arch, image_size_px)
+
+
+def _shapes(arch: str, image_size_px: int | None) -> Mapping[str, tuple[int, ...]]:
     import torch
 
     try:
@@ -220,6 +212,9 @@ def _skeleton(arch: str, image_size_px: int | None) -> Mapping[str, tuple[int, .
         with torch.random.fork_rng(devices=[]):
             module = build(arch, _SENTINEL, image_size_px=image_size_px)
     return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+_cached_shapes = functools.lru_cache(maxsize=64)(_shapes)
 
 
 def _size_of_position_embedding(arch: str, tensors: Mapping[str, Tensor]) -> int | None:
@@ -279,74 +274,6 @@ def load_weights(found: Fit, *, scale: float | None) -> nn.Module:
     counters = {k: v for k, v in own.items() if _is_counter(k) and k not in found.weights}
     module.load_state_dict(found.weights | counters, strict=True)
     return module.float().eval().requires_grad_(False)
-
-
-def find_architecture(
-    parts: Parts, *, image_size_px: int | None = None, cosine: bool = False
-) -> tuple[Fit | None, list[str]]:
-    """Return the architecture that the weights fit exactly, and what was tried, for the message.
-
-    A recorded name is tried in every family that has it. Without one, the CIFAR ResNets and
-    torchvision's models are tried by their keys and shapes. torchvision and timm share the keys of
-    some networks; then the family of the training code that wrote the file is taken, torchvision
-    where it is unknown, and a note says so, as the preprocessing differs.
-    """
-    tried: list[str] = []
-    exact: list[Fit] = []
-    for arch in _candidates(parts):
-        try:
-            found = fit(arch, parts, image_size_px=image_size_px, cosine=cosine)
-        except LtdeployError:
-            continue
-        tried.append(f"{arch}: {found.complaint()}")
-        if found.is_exact:
-            exact.append(found)
-    if not exact:
-        return None, tried
-    names = [found.arch for found in exact]
-    if parts.arch is None and len(names) > 1:
-        return None, [f"the weights fit {', '.join(names)} alike"]
-    if parts.arch is None:
-        parts.notes.append(f"The architecture {names[0]} was recognised by its keys and shapes.")
-    elif len(names) > 1:
-        parts.notes.append(
-            f"The file records {parts.arch!r}, which {' and '.join(names)} fit alike; {names[0]} "
-            "is taken. Their preprocessing differs: say --arch to choose."
-        )
-    return exact[0], tried
-
-
-def _candidates(parts: Parts) -> Iterator[str]:
-    recorded = parts.arch
-    if recorded is not None and ":" in recorded:
-        yield recorded
-        return
-    cifar = _cifar_depth(parts.tensors)
-    if cifar is not None:
-        yield f"cifar:resnet{cifar}"
-        return
-    if recorded is not None:
-        name = recorded.strip().lower().replace("-", "_")
-        for family in sorted(("torchvision", "timm"), key=lambda f: f != parts.family):
-            plain = name.partition(".")[0] if family == "timm" else name
-            if plain in known_names(family):
-                yield f"{family}:{name}"
-        return
-    for key, beginnings in _TORCHVISION_MARKS.items():
-        if key in parts.tensors:
-            for name in known_names("torchvision"):
-                if name.startswith(beginnings):
-                    yield f"torchvision:{name}"
-
-
-def _cifar_depth(tensors: Mapping[str, Tensor]) -> int | None:
-    """Return 6n + 2 for the CIFAR ResNets, by their three stages of n blocks; else None."""
-    first = tensors.get("conv1.weight")
-    if first is None or tuple(first.shape) != (16, 3, 3, 3):
-        return None
-    blocks = {key.split(".")[1] for key in tensors if key.startswith("layer1.")}
-    depth = 6 * len(blocks) + 2
-    return depth if depth in CIFAR_DEPTHS else None
 
 
 def guess_head(tensors: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...]] | None:

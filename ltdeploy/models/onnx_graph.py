@@ -102,6 +102,10 @@ def _read_model(path: Path) -> onnx.ModelProto:
     protobuf = require("google.protobuf.message", extra="torch", purpose="read .onnx files")
     try:
         model: onnx.ModelProto = library.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}. Check the file's permissions."
+        ) from error
     except protobuf.DecodeError as error:
         raise CheckpointError(
             f"{path} cannot be read as ONNX ({error}); it is damaged, cut short or something else."

@@ -121,10 +121,9 @@ def crop_and_flip(
     rim = (padding_px, padding_px)
     padded = np.pad(images, ((0, 0), rim, rim, (0, 0)), mode="reflect")
     shifts = random.integers(0, 2 * padding_px + 1, (count, 2))
-    flips = random.integers(0, 2, count)
+    flips = random.integers(0, 2, (count,))
     result = np.empty_like(images)
-    for row in range(count):
-        top, left = shifts[row]
+    for row, (top, left) in enumerate(shifts):
         window = padded[row, top : top + height, left : left + width]
         result[row] = window[:, ::-1] if flips[row] else window
     return result

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
@@ -18,6 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import LtdeployError
+from ..files import write_whole
 from . import report_sections as sections
 from .report_details import (
     FlippedImage,
@@ -59,24 +59,14 @@ def write_report(
     LtdeployError
         If the file cannot be written.
     """
-    target = Path(path)
     page = render_report(result, details, title=title, sentence=sentence, kind=kind)
-    temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        temporary = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        temporary.chmod(0o644)
-        temporary.replace(target)
+        write_whole(Path(path), page.encode())
     except OSError as error:
         raise LtdeployError(
-            f"The report could not be written to {target}: {error.strerror or error}. Make the "
+            f"The report could not be written to {path}: {error.strerror or error}. Make the "
             "folder writable, free some space, or name another file."
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def render_report(

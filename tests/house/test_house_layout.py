@@ -25,7 +25,7 @@ LONGEST_FILE_LINES = 400
 # From the ground up: a room may import rooms of earlier rows only, and itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("_optional", "arrays", "progress"),
+    ("_optional", "arrays", "files", "progress"),
     ("classes", "preprocessing"),
     ("decoding",),
     ("images",),

@@ -86,7 +86,7 @@ def test_transformers_are_built_for_the_image_size() -> None:
     ],
 )
 def test_unknown_names_get_a_hint(arch: str, hint: str) -> None:
-    with pytest.raises(UsageError, match="architecture|classification") as caught:
+    with pytest.raises(UsageError, match=r"architecture|classification") as caught:
         check_arch(arch)
     assert hint in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_the_tag_of_timm_weights_decides_the_preprocessing() -> None:
 
 
 def test_preprocessing_that_cannot_be_reproduced_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="border.*--image-size"):
+    with pytest.raises(CheckpointError, match=r"border.*--image-size"):
         default_preprocessing("timm:deepseek_vit_412m")
 
 

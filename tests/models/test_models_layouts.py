@@ -402,7 +402,7 @@ def test_class_names_that_stand_twice(tmp_path: Path, cifar: nn.Module) -> None:
 
 
 def test_a_class_table_of_the_wrong_length(tmp_path: Path, cifar: nn.Module) -> None:
-    with pytest.raises(CheckpointError, match="has 2 classes and the head .* has 7"):
+    with pytest.raises(CheckpointError, match=r"has 2 classes and the head .* has 7"):
         load(tmp_path / "x.pth", cifar.state_dict(), classes=ClassTable.from_counts([5, 1]))
 
 

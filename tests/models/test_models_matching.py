@@ -40,8 +40,7 @@ def test_torchvision_models_are_recognised_by_their_weights(tmp_path: Path, arch
     assert torch.equal(logits_of(model.module, 64), logits_of(module, 64))
 
 
-def test_twins_are_not_told_apart(tmp_path: Path) -> None:
-    """swin_v2's tiny and small differ; vgg with the same shapes do not exist: inception does."""
+def test_an_unknown_network_says_what_is_missing(tmp_path: Path) -> None:
     weights = build("timm:convnext_tiny", CLASSES).state_dict()
     with pytest.raises(CheckpointError, match=r"does not tell enough.*Missing: --arch"):
         load(tmp_path / "x.pth", weights)

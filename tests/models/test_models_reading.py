@@ -53,7 +53,7 @@ def test_the_bomb_is_a_real_one(tmp_path: Path) -> None:
 def test_a_plain_pickle_with_code_does_not_run(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "bomb.pth"
     path.write_bytes(pickle.dumps(Bomb(marker)))
-    with pytest.raises(CheckpointError, match="bomb.pth"):
+    with pytest.raises(CheckpointError, match=r"bomb\.pth"):
         load_checkpoint(path)
     assert not marker.exists()
 
@@ -111,7 +111,7 @@ def test_truncated_files(tmp_path: Path, new_format: bool, kept: float) -> None:
     torch.save(weights, path, _use_new_zipfile_serialization=new_format)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(CheckpointError, match="cut short|damaged"):
+    with pytest.raises(CheckpointError, match=r"cut short|damaged"):
         load_checkpoint(path)
 
 
@@ -180,9 +180,9 @@ def test_exported_programs_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_paths(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "model_best.pth")
-    with pytest.raises(CheckpointError, match="Did you mean 'model_best.pth'"):
+    with pytest.raises(CheckpointError, match=r"Did you mean 'model_best\.pth'"):
         load_checkpoint(tmp_path / "model_bset.pth")
-    with pytest.raises(CheckpointError, match="folder .* is missing"):
+    with pytest.raises(CheckpointError, match=r"folder .* is missing"):
         load_checkpoint(tmp_path / "no" / "model.pth")
     with pytest.raises(CheckpointError, match=r"name one of these|contains model_best\.pth"):
         load_checkpoint(tmp_path)

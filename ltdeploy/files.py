@@ -1,0 +1,50 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["replacing", "write_whole"]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` that takes its place when the block ends well.
+
+    When the block fails, for whatever reason, the temporary file goes and ``path`` stays as it was.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to, or the disk is full.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes files that only their owner reads; ours are as open as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``; a failed write leaves an older file as it was.
+
+    Raises
+    ------
+    OSError
+        As :func:`replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
