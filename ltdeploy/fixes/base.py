@@ -13,14 +13,12 @@ from ..arrays import FloatArray, IntArray
 from ..classes import ClassTable
 from ..errors import FixError
 from ..models.head import Head
+from ..models.layouts import BALANCED_LOSSES
 from .affine import AffineMap
 
 __all__ = ["BALANCED_LOSSES", "Evidence", "Fix", "FixContext"]
 
 Evidence = Literal["head", "counts", "validation"]
-
-# Losses whose optimum is already the balanced classifier: a prior correction would apply twice.
-BALANCED_LOSSES = frozenset({"logit_adjustment", "balanced_softmax", "seesaw"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from .._optional import require
 from ..errors import CheckpointError, UsageError, did_you_mean
 from ..preprocessing import Interpolation, Preprocessing
-from .cosine_head import LDAM_SCALE, CosineHead
 from .reading import read_json
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
+    "LDAM_SCALE",
     "build",
     "canonical_name",
     "check_arch",
@@ -30,6 +30,8 @@ __all__ = [
 
 FAMILIES = ("timm", "torchvision", "hf", "cifar", "bbn")
 HeadChoice = Literal["linear", "cosine"]
+# The s of Cao et al. 2019 (arXiv 1906.07413, §3.2 and their released training settings).
+LDAM_SCALE = 30.0
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 _BBN_TRUNKS = {"cifar-resnet32": "cifar:resnet32", "resnet50": "torchvision:resnet50"}
 
@@ -126,6 +128,7 @@ def build(
     UsageError
         For an unknown architecture or fewer than one class.
     """
+    require("torch", extra="torch", purpose="build networks")
     family, name = check_arch(arch)
     if classes < 1:
         raise UsageError(f"A model of {classes} classes was asked for; expected at least 1.")
@@ -180,6 +183,8 @@ def _build_torchvision(
 def _replace_last_linear(module: nn.Module, scale: float) -> None:
     """Replace the last linear layer in definition order by a cosine head of the same size."""
     import torch
+
+    from .cosine_head import CosineHead
 
     linear = [
         (path, part) for path, part in module.named_modules() if type(part) is torch.nn.Linear

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .cosine_head import LDAM_SCALE, CosineHead
+from .cosine_head import CosineHead
 
 __all__ = ["BbnNetwork"]
 
@@ -34,7 +34,7 @@ class BbnNetwork(nn.Module):
         trunk: nn.Module,
         classes: int,
         head: Literal["linear", "cosine"] = "linear",
-        scale: float = LDAM_SCALE,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         parts = dict(trunk.named_children())

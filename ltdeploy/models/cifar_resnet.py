@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .cosine_head import LDAM_SCALE, CosineHead
+from .cosine_head import CosineHead
 
 __all__ = ["CifarResNet"]
 
@@ -61,7 +61,7 @@ class CifarResNet(nn.Module):
         depth: int,
         classes: int,
         head: Literal["linear", "cosine"] = "linear",
-        scale: float = LDAM_SCALE,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         blocks = (depth - 2) // 6

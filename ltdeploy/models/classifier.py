@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._optional import require
 from ..classes import ClassTable
 from ..errors import CheckpointError, DataError
 from ..preprocessing import Preprocessing
 from .architecture_search import find_architecture
-from .architectures import canonical_name, default_preprocessing
-from .cosine_head import LDAM_SCALE
+from .architectures import LDAM_SCALE, canonical_name, default_preprocessing
 from .head import Head
 from .layouts import Parts, recognise
 from .matching import Fit, fit, guess_head, load_weights
@@ -115,6 +115,7 @@ def load_checkpoint(
 
 def read_parts(path: Path, options: LoadOptions) -> Parts:
     """Read a checkpoint, other than ONNX, into normal form."""
+    require("torch", extra="torch", purpose="load checkpoints")
     content = read_content(path, trust_pickle=options.trust_pickle)
     parts = recognise(content, str(path))
     if content.kind == "hf":

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LDAM_SCALE", "CosineHead"]
-
-# The s of Cao et al. 2019 (arXiv 1906.07413, §3.2 and their released training settings).
-LDAM_SCALE = 30.0
+__all__ = ["CosineHead"]
 
 
 class CosineHead(nn.Module):
@@ -29,7 +26,7 @@ class CosineHead(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, features: int, classes: int, scale: float = LDAM_SCALE) -> None:
+    def __init__(self, features: int, classes: int, scale: float) -> None:
         super().__init__()
         weight = torch.empty(features, classes).uniform_(-1.0, 1.0)
         self.weight = nn.Parameter(functional.normalize(weight, dim=0))

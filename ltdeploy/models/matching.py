@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .architectures import HeadChoice, build
-from .cosine_head import LDAM_SCALE
+from .architectures import LDAM_SCALE, HeadChoice, build
 from .layouts import Parts
 
 if TYPE_CHECKING:

@@ -57,6 +57,7 @@ def read_onnx(path: Path) -> OnnxGraph:
         If it is not ONNX, keeps data outside its folder, or is not a classifier of images that
         ends in a linear layer.
     """
+    require("onnx", extra="torch", purpose="read .onnx files")
     check_path(path)
     model = _read_model(path)
     graph = model.graph
