@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,31 @@ def test_a_full_disk_leaves_the_old_bundle(
     monkeypatch.setattr(bundle_module, "_write_synced", full)
     with pytest.raises(BundleError, match=r"No space left on device\. Nothing was changed"):
         rewrite(bundle_path, copy)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert [entry.name for entry in copy.parent.iterdir()] == [copy.name]
+
+
+def test_a_file_size_limit_of_the_system_leaves_the_old_bundle(
+    bundle_path: Path, copy: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    script = """
+import resource, sys
+from pathlib import Path
+from ltdeploy.bundle import open_bundle, write_bundle
+from ltdeploy.errors import BundleError
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+opened = open_bundle(source)
+files = {name: (source / name).read_bytes() for name in opened.manifest.files}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_bundle(target, opened.manifest, files)
+except BundleError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(bundle_path), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large. Nothing was changed" in done.stdout
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
     assert [entry.name for entry in copy.parent.iterdir()] == [copy.name]
 

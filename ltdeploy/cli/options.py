@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from ..classes import ClassTable
     from ..models.options import LoadOptions
 
+__all__ = [
+    "Arch",
+    "Classes",
+    "CropPct",
+    "Debug",
+    "Engine",
+    "HeadScale",
+    "ImageSize",
+    "Interpolation",
+    "Json",
+    "Mean",
+    "Quiet",
+    "Resize",
+    "Root",
+    "Std",
+    "TrustPickle",
+    "load_options",
+]
+
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is stdout."),

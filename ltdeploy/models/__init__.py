@@ -1,0 +1,1 @@
+"""Checkpoints: from a file to a network with an explicit head."""

@@ -42,6 +42,7 @@ def report_html(done: Verification, *, title: str, kind: str) -> str:
         },
         flips=_flips(done),
         provenance=done.provenance,
+        names=_names(done, kind),
     )
     return render_report(result.to_dict(), shown, title=title, sentence=sentence(result), kind=kind)
 
@@ -58,6 +59,14 @@ def baseline_json(done: Verification) -> str:
         ],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _names(done: Verification, kind: str) -> dict[details.Model, str]:
+    """Return what the report calls its models: by role, or by name where two are compared."""
+    reference, candidate = done.names if kind == "comparison" else ("Reference", "Candidate")
+    if reference == candidate:
+        reference, candidate = f"A: {reference}", f"B: {candidate}"
+    return {"unfixed": "Before the fix", "reference": reference, "candidate": candidate}
 
 
 def _bins(diagram: Reliability) -> details.Reliability:

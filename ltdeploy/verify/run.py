@@ -38,6 +38,7 @@ class Verification:
     ----------
     dataset : what it was measured on.
     unreadable : identifier and reason of every image that could not be used.
+    names : of reference and candidate.
     provenance : what was verified and how, by label.
     seconds : time in the reference's engine, the candidate's engine, and in all.
     """
@@ -45,6 +46,7 @@ class Verification:
     result: VerifyResult
     dataset: Dataset
     unreadable: tuple[tuple[str, str], ...]
+    names: tuple[str, str]
     provenance: dict[str, str]
     seconds: dict[str, float]
 
@@ -101,7 +103,7 @@ def compare_models(
         else checkpoint_contender(path, options)
         for path in (a, b)
     ]
-    return _measure(sides[0], sides[1], dataset, margin, {}, track)
+    return _measure(sides[0], sides[1], dataset, margin, {}, track, with_unfixed=False)
 
 
 def _measure(
@@ -111,6 +113,8 @@ def _measure(
     margin: float,
     provenance: dict[str, str],
     track: Tracker,
+    *,
+    with_unfixed: bool = True,
 ) -> Verification:
     require_same_classes(reference.classes, candidate.classes, reference.name, candidate.name)
     labels = align_labels(dataset, candidate.classes)
@@ -132,7 +136,9 @@ def _measure(
         names = [dataset.identifier(int(index)) for index in after.indices]
         fixed, unfixed = reference.run(before.images, names)
         answered, _ = candidate.run(after.images, names)
-        accumulator.update(after.labels, fixed, answered, unfixed, after.indices)
+        accumulator.update(
+            after.labels, fixed, answered, unfixed if with_unfixed else None, after.indices
+        )
     result = accumulator.result(margin, unreadable=len(loader.unreadable))
     wall = time.perf_counter() - started
     for side in (reference, candidate):
@@ -147,7 +153,14 @@ def _measure(
     for note in (*reference.notes, *candidate.notes):
         described["Note"] = "; ".join(filter(None, [described.get("Note"), note]))
     seconds = {"reference": reference.seconds, "candidate": candidate.seconds, "total": wall}
-    return Verification(result, dataset, tuple(loader.unreadable), described, seconds)
+    return Verification(
+        result=result,
+        dataset=dataset,
+        unreadable=tuple(loader.unreadable),
+        names=(reference.name, candidate.name),
+        provenance=described,
+        seconds=seconds,
+    )
 
 
 def _refuse_images_that_chose_the_fix(side: Contender, dataset: Dataset) -> None:
