@@ -9,4 +9,4 @@ __all__ = ["QUICKSTART", "QUICKSTART_ARCH", "QUICKSTART_PREPROCESSING"]
 
 QUICKSTART_ARCH = "timm:resnet10t"
 QUICKSTART_PREPROCESSING = Preprocessing(height_px=64, width_px=64)
-QUICKSTART = TrainOptions(epochs=12, batch_size=32)
+QUICKSTART = TrainOptions(epochs=18, batch_size=32)

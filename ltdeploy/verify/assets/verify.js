@@ -29,10 +29,17 @@
   // A count of zero has no logarithm; it stands left of one and the tooltip tells the truth.
   const at = (c) => Math.max(c.train_count, 0.5);
 
+  // Too few classes for bins of similar size: the groups are the bins.
+  const groupAverages = (points, key) => view.groups.flatMap((group) => {
+    const own = points.filter((c) => c.group === group);
+    if (!own.length) return [];
+    const mean = (value) => own.reduce((sum, c) => sum + value(c), 0) / own.length;
+    return [{ x: Math.exp(mean((c) => Math.log(at(c)))), y: mean((c) => c[key]) }];
+  });
   const averages = (points, key) => {
     const wanted = points.filter((c) => typeof c[key] === "number");
     const bins = Math.min(12, Math.floor(wanted.length / 12));
-    if (bins < 3) return [];
+    if (bins < 3) return groupAverages(wanted, key);
     const logs = wanted.map((c) => Math.log(at(c)));
     const low = logs.reduce((a, b) => Math.min(a, b));
     const width = (logs.reduce((a, b) => Math.max(a, b)) - low) / bins || 1;
@@ -135,6 +142,7 @@
       ] },
       options: {
         interaction: { mode: "nearest", intersect: true },
+        layout: { padding: { right: 10, top: 6 } },
         scales: {
           x: axis("training images of the class (logarithmic)", {
             type: "logarithmic",
