@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from samples import draw_photo, write_checkpoint
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,13 +27,6 @@ def data_dir() -> Path:
     return folder
 
 
-def draw_photo(seed: int, height: int = 48, width: int = 64) -> Image.Image:
-    """Draw a smooth coloured picture, different for each seed; JPEG keeps it almost as it is."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, size=(4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of three class folders with 3, 2 and 1 small JPEG files. Read only."""
@@ -45,28 +37,6 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             photo = draw_photo(10 * label + number)
             photo.save(folder / name / f"{number:03d}.jpg", quality=95)
     return folder
-
-
-def write_checkpoint(path: Path, *, classes: int = 6, seed: int = 0, **record: object) -> Path:
-    """Write a real checkpoint in ltdeploy's layout: a CIFAR ResNet-20 with drawn weights."""
-    import torch
-
-    from ltdeploy.models.architectures import build, default_preprocessing
-
-    torch.manual_seed(seed)
-    module = build("cifar:resnet20", classes)
-    counts = np.geomspace(500, 3, classes).astype(int).tolist()
-    header = {
-        "schema": 1,
-        "arch": "cifar:resnet20",
-        "class_names": [f"species {label}" for label in range(classes)],
-        "train_counts": counts,
-        "preprocessing": default_preprocessing("cifar:resnet20").to_dict(),
-        "trained_with": "cross_entropy",
-        **record,
-    }
-    torch.save({"ltdeploy": header, "state_dict": module.state_dict()}, path)
-    return path
 
 
 @pytest.fixture(scope="session")

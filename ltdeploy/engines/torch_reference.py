@@ -41,9 +41,9 @@ class TorchReference:
 
         if self._model is None:
             raise EngineError(f"{self.name} was closed; load the checkpoint again.")
-        images = feeds["images"].astype(np.uint8, copy=False)
+        images = normalise(np.asarray(feeds["images"], np.uint8), self._model.preprocessing)
         with torch.inference_mode():
-            prepared = torch.from_numpy(normalise(images, self._model.preprocessing))
+            prepared = torch.from_numpy(images)
             logits = self._model.module(prepared)
         return {"logits": logits.float().numpy()}
 
@@ -66,8 +66,7 @@ class OnnxReference:
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
         """Run one batch; see :meth:`ltdeploy.engines.base.Engine.run`."""
-        images = feeds["images"].astype(np.uint8, copy=False)
-        prepared = normalise(images, self._model.preprocessing)
+        prepared = normalise(np.asarray(feeds["images"], np.uint8), self._model.preprocessing)
         results = self._engine.run({self._model.input_name: prepared})
         return {"logits": results[self._model.output_name]}
 

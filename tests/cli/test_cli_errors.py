@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_photo, write_checkpoint
+from samples import draw_photo, write_checkpoint
 
 from ltdeploy.cli.main import app
 from ltdeploy.cli.runtime import run

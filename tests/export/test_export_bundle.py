@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import write_checkpoint
 from onnx import numpy_helper
+from samples import write_checkpoint
 from torch import nn
 
 from ltdeploy.bundle import open_bundle

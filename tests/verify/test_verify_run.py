@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import write_checkpoint
 from onnx import numpy_helper
+from samples import write_checkpoint
 
 from ltdeploy.bundle import open_bundle, write_bundle
 from ltdeploy.datasets import open_dataset
@@ -26,7 +26,7 @@ NAMES = [f"species {label}" for label in range(6)]
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve drawn pictures of each of the six classes of ``checkpoint``."""
-    from conftest import draw_photo
+    from samples import draw_photo
 
     folder = tmp_path_factory.mktemp("six") / "test"
     for label, name in enumerate(NAMES):
