@@ -7,7 +7,6 @@ import io
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ltdeploy import __version__
+from ltdeploy._optional import installed_version
 from ltdeploy.arrays import FloatArray
 from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, file_entry, write_bundle
 from ltdeploy.datasets import Dataset, align_labels
 from ltdeploy.datasets.species import SpeciesDataset
-from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine, import_onnxruntime
 from ltdeploy.engines.torch_reference import reference_engine
 from ltdeploy.errors import ExportError, ImageError
-from ltdeploy.fixes import AffineMap, Choice, Fix, FixContext, FixSpec, fit_fixes
+from ltdeploy.fixes import AffineMap, FittedFix, Fix, FixContext, FixSpec, fit_fixes
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import collect_logits
 from ltdeploy.manifest import (
@@ -64,14 +64,12 @@ class Exported:
 
     Attributes
     ----------
-    fixes : with every parameter known.
-    choices : what stands behind each parameter that was ``auto``; None for the others.
+    fixes : as they were applied, with what stands behind each that was ``auto``.
     unreadable : validation images that could not be used, and why.
     """
 
     bundle: Bundle
-    fixes: tuple[Fix, ...]
-    choices: tuple[Choice | None, ...]
+    fixes: tuple[FittedFix, ...]
     checks: Checks
     unreadable: tuple[tuple[str, str], ...] = ()
 
@@ -98,6 +96,7 @@ def export_bundle(
     ExportError, FixError, CheckpointError, DataError, BundleError
         With the cause; nothing is written then, and an older bundle at ``out`` stays.
     """
+    import_onnxruntime()  # the checks need it: better missed now than after the work
     table = model.require_complete()
     engine = reference_engine(model)
     context = FixContext(
@@ -118,7 +117,8 @@ def export_bundle(
             trained_with=model.trained_with,
             force=force,
         )
-    fix, fitted, choices = fit_fixes(fixes, context)
+    fix, fitted = fit_fixes(fixes, context)
+    applied = [one.fix for one in fitted if one.fix is not None]
 
     images = golden_images(validation, model.preprocessing)
     unfixed = engine.run({"images": images})["logits"]
@@ -137,9 +137,8 @@ def export_bundle(
     files = {"model.onnx": content, GOLDEN: _npz(images=images, logits=expected)}
     selection = None
     if validation is not None and selected is not None:
-        hashes = [validation.content_hash(int(i)) for i in selected.indices]
-        files[SELECTION] = _npz(hashes=np.sort(np.array(hashes, dtype=np.uint64)))
-        selection = _selection_entry(validation, len(hashes), choices)
+        files[SELECTION] = _npz(hashes=np.sort(selected.hashes))
+        selection = _selection_entry(validation, len(selected.hashes), fitted)
     manifest = Manifest(
         schema=1,
         task="classification",
@@ -158,12 +157,12 @@ def export_bundle(
             activation=model.head.activation,
         ),
         fix=FixEntry(
-            methods=tuple(MethodEntry(method=f.method, parameters=f.parameters()) for f in fitted),
+            methods=tuple(MethodEntry(method=f.method, parameters=f.parameters()) for f in applied),
             scale=_nested_tuple(fix.scale),
             shift=_nested_tuple(fix.shift),
             folded=folding,
             selected_on=selection,
-            notes=_fix_notes(table, fitted, folding),
+            notes=_fix_notes(table, applied, folding),
         ),
         preprocessing=model.preprocessing.to_dict(),
         graphs=(_graph_entry(graph),),
@@ -179,7 +178,7 @@ def export_bundle(
     )
     bundle = write_bundle(out, manifest, files)
     unreadable = selected.unreadable if selected is not None else ()
-    return Exported(bundle, tuple(fitted), tuple(choices), checks, unreadable)
+    return Exported(bundle, fitted, checks, unreadable)
 
 
 def golden_images(
@@ -242,9 +241,9 @@ def _graph_entry(graph: onnx.ModelProto) -> GraphEntry:
 
 
 def _selection_entry(
-    validation: Dataset, images: int, choices: list[Choice | None]
+    validation: Dataset, images: int, fitted: tuple[FittedFix, ...]
 ) -> SelectionEntry:
-    made = [choice for choice in choices if choice is not None]
+    made = [one.choice for one in fitted if one.choice is not None]
     return SelectionEntry(
         name=validation.name,
         images=images,
@@ -272,13 +271,11 @@ def _nested_tuple(array: FloatArray) -> Any:
 
 def _npz(**arrays: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def _versions() -> dict[str, str]:
-    packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
-    found = {"ltdeploy": __version__}
-    for package in packages:
-        found[package] = version(package)
-    return found
+    packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "PIL", "torch")
+    found = {package: installed_version(package) for package in packages}
+    return {"ltdeploy": __version__, **{k: v for k, v in found.items() if v is not None}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .errors import MissingExtraError
@@ -37,3 +38,17 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
             f"Install it with: pip install 'ltdeploy[{extra}]'"
         )
     return importlib.import_module(module)
+
+
+def installed_version(module: str) -> str | None:
+    """Return the version of an installed package by the name it is imported by, or None.
+
+    Some distributions install a module under another name than their own (onnxruntime-gpu): those
+    are asked for their ``__version__``.
+    """
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return version(_PACKAGE_OF.get(module, module))
+    except PackageNotFoundError:
+        return str(getattr(importlib.import_module(module), "__version__", "unknown"))

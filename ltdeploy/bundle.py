@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +25,14 @@ from .files import write_whole
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 from .preprocessing import Preprocessing
 
-__all__ = ["Bundle", "Golden", "file_entry", "open_bundle", "update_bundle", "write_bundle"]
+__all__ = ["Bundle", "Golden", "attach", "file_entry", "open_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 SELECTION = "selection.npz"
-# What a run may add to a finished bundle; everything else is fixed at export.
-UPDATABLE = frozenset({"report.html", "baseline.json"})
+# What a verification leaves in a finished bundle; everything else is sealed at export.
+ATTACHMENTS = frozenset({"report.html", "baseline.json"})
+_LARGEST_ARRAYS_BYTES = 1 << 30
 _LARGEST_MANIFEST_BYTES = 256 << 20
 
 
@@ -71,29 +74,46 @@ class Bundle:
     @property
     def source_path(self) -> Path:
         """Where the checkpoint stood when the bundle was written; it may not be there any more."""
-        return self.path.parent / self.manifest.source.path
+        return self.path.resolve().parent / self.manifest.source.path
 
     def golden(self) -> Golden:
         """Return the golden samples."""
         arrays = self._arrays(GOLDEN, ("images", "logits"))
-        return Golden(arrays["images"], arrays["logits"])
+        images, logits = arrays["images"], arrays["logits"]
+        size = (self.preprocessing.height_px, self.preprocessing.width_px, 3)
+        if (
+            images.shape[1:] != size
+            or images.dtype != np.uint8
+            or logits.shape != (len(images), len(self.classes))
+            or logits.dtype != np.float32
+        ):
+            raise self._unreadable(GOLDEN, f"{images.dtype} {images.shape}, {logits.shape}")
+        return Golden(images, logits)
 
     def selection_hashes(self) -> npt.NDArray[np.uint64]:
-        """Return the content hashes of the images that chose the fix; empty if none did."""
+        """Return the fingerprints of the images that chose the fix; empty if none did."""
         if SELECTION not in self.manifest.files:
             return np.empty(0, dtype=np.uint64)
         hashes: npt.NDArray[np.uint64] = self._arrays(SELECTION, ("hashes",))["hashes"]
         return hashes
 
     def _arrays(self, file: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+        if file not in self.manifest.files:
+            raise self._unreadable(file, "it is not among the hashed files")
         try:
-            with np.load(self.path / file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in names}
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleError(
-                f"The bundle {self.path} cannot be used: {file} is unreadable ({error}). Export it "
-                "again."
-            ) from error
+            with zipfile.ZipFile(self.path / file) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > _LARGEST_ARRAYS_BYTES:
+                raise self._unreadable(file, f"it unpacks to {size >> 20} MiB")
+            with np.load(self.path / file, allow_pickle=False) as loaded:
+                return {name: loaded[name] for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._unreadable(file, str(error)) from error
+
+    def _unreadable(self, file: str, reason: str) -> BundleError:
+        return BundleError(
+            f"The bundle {self.path} cannot be used: {file} is unreadable ({reason}). Export again."
+        )
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -129,6 +149,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
                 f"The bundle {folder} was changed after it was written: {name} does not have the "
                 f"sha256 {entry.sha256[:12]}… of its manifest. Export it again."
             )
+    strangers = _strangers(folder, manifest)
+    if strangers:
+        raise BundleError(
+            f"The bundle {folder} holds {strangers[0]!r}, which its manifest does not list; what "
+            "is not hashed is not trusted. Remove it, or export again."
+        )
     return Bundle(folder, manifest)
 
 
@@ -142,9 +168,11 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{file} cannot be read ({error}); the bundle is damaged.") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        written_by = content.get("versions", {}).get("ltdeploy", "a newer version")
+        versions = content.get("versions")
+        written_by = versions.get("ltdeploy") if isinstance(versions, dict) else None
         raise BundleError(
-            f"The bundle {folder} has the schema {schema}, written by ltdeploy {written_by}; "
+            f"The bundle {folder} has the schema {schema}, written by ltdeploy "
+            f"{written_by or 'in a newer version'}; "
             f"this version reads schema {SCHEMA_VERSION}. Upgrade with: pip install -U ltdeploy"
         )
     try:
@@ -178,11 +206,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     BundleError
         If the place is taken by something that is not a bundle, or cannot be written.
     """
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise BundleError(
-            f"{path} exists and is not a bundle; it is left alone. Choose another name with "
-            "--out NAME.ltd."
-        )
+    _refuse_what_is_no_bundle(path)
     entries = {name: file_entry(content) for name, content in files.items()}
     # model_copy does not validate; reading it back does, file names included.
     complete = Manifest.model_validate_json(
@@ -208,6 +232,25 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     return Bundle(path, complete)
 
 
+def _refuse_what_is_no_bundle(path: Path) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    advice = "it is left alone. Choose another name with --out NAME.ltd."
+    try:
+        strangers = _strangers(path, _read_manifest(path))
+    except BundleError as error:
+        raise BundleError(f"{path} exists and is not a bundle; {advice}") from error
+    if strangers:
+        raise BundleError(f"{path} holds {strangers[0]!r}, which no bundle does; {advice}")
+
+
+def _strangers(folder: Path, manifest: Manifest) -> list[str]:
+    """Return the files of a folder that are not the bundle's; hidden ones are anybody's."""
+    own = {*manifest.files, *ATTACHMENTS, MANIFEST}
+    found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
+    return sorted(name for name in found if name not in own and not name.startswith("."))
+
+
 def _write_synced(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as stream:
@@ -224,44 +267,35 @@ def _replace_folder(new: Path, path: Path) -> None:
     retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
     try:
         path.rename(retired / path.name)
-        try:
-            new.rename(path)
-        except BaseException:
-            (retired / path.name).rename(path)
-            raise
+        new.rename(path)
     finally:
+        # Also on Ctrl-C between the two: the old bundle goes only when the new one is there.
+        if not path.exists():
+            (retired / path.name).rename(path)
         shutil.rmtree(retired, ignore_errors=True)
 
 
-def update_bundle(bundle: Bundle, files: Mapping[str, bytes]) -> Bundle:
-    """Replace a finished bundle's report or baseline.
+def attach(bundle: Bundle, files: Mapping[str, bytes]) -> None:
+    """Write a report or baseline into a finished bundle; they stand outside its seal.
 
-    The manifest forgets the old file first and learns the new one last, so that a crash between
-    leaves a valid bundle without it.
+    The manifest does not hash them: a report that is half-written, or written by two runs at once,
+    must never make a model unloadable, and a signature of the manifest stays true.
 
     Raises
     ------
     BundleError
         If another file is named, or the bundle cannot be written.
     """
-    if not UPDATABLE.issuperset(files):
+    if not ATTACHMENTS.issuperset(files):
         raise BundleError(
-            f"Only {', '.join(sorted(UPDATABLE))} may change in a finished bundle; got "
+            f"Only {', '.join(sorted(ATTACHMENTS))} may change in a finished bundle; got "
             f"{', '.join(sorted(files))}."
         )
-    kept = {name: e for name, e in bundle.manifest.files.items() if name not in files}
-    entries = {name: file_entry(content) for name, content in files.items()}
-    without = bundle.manifest.model_copy(update={"files": kept})
-    complete = bundle.manifest.model_copy(update={"files": kept | entries})
     try:
-        if kept != bundle.manifest.files:
-            write_whole(bundle.path / MANIFEST, without.to_json().encode())
         for name, content in files.items():
             write_whole(bundle.path / name, content)
-        write_whole(bundle.path / MANIFEST, complete.to_json().encode())
     except OSError as error:
         raise BundleError(
             f"Cannot write into the bundle {bundle.path}: {error.strerror or error}. Write the "
             "report elsewhere with --html FILE."
         ) from error
-    return Bundle(bundle.path, complete)

@@ -16,12 +16,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file beside ``path`` that takes its place when the block ends well.
 
     When the block fails, for whatever reason, the temporary file goes and ``path`` stays as it was.
+    A pipe or device at ``path`` is given as it is.
 
     Raises
     ------
     OSError
         If the folder cannot be written to, or the disk is full.
     """
+    path = Path(os.path.realpath(path))  # the target of a link, not the link
+    if path.exists() and not path.is_file():
+        yield path  # a pipe or a device: nothing to replace
+        return
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

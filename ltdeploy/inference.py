@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from .errors import DataError
 from .preprocessing import Preprocessing
 from .progress import Tracker, silent
 
-__all__ = ["Logits", "batch_size_for", "collect_logits"]
+__all__ = ["Logits", "batch_size_for", "collect_logits", "fingerprints"]
 
 # Large enough to keep the cores busy, small enough that activations stay near the cache.
 _BATCH_PIXELS = 16 * 224 * 224
@@ -29,12 +30,14 @@ class Logits:
     ----------
     logits : array of shape (N, C), float32, for the readable images only.
     labels, indices : arrays of shape (N,): labels in the class table's order, places in the data.
+    hashes : array of shape (N,), uint64: fingerprints of the prepared images.
     unreadable : identifier and reason of every image that could not be used.
     """
 
     logits: FloatArray
     labels: IntArray
     indices: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
     unreadable: tuple[tuple[str, str], ...]
 
 
@@ -42,6 +45,17 @@ def batch_size_for(preprocessing: Preprocessing) -> int:
     """Return images per batch: 16 at 224 pixels, more of smaller ones, fewer of larger ones."""
     low, high = _BATCH_SIZES
     return max(low, min(high, _BATCH_PIXELS // (preprocessing.height_px * preprocessing.width_px)))
+
+
+def fingerprints(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return 64 bits of BLAKE2b per prepared image, shape (N,), of images (N, H, W, 3).
+
+    Of the pixels a model sees and not of the file: the same picture stored losslessly in another
+    format, under another name or in another container has the same fingerprint. A JPEG of it has
+    other pixels, and so another one.
+    """
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def collect_logits(
@@ -68,7 +82,7 @@ def collect_logits(
     """
     size = batch_size_for(preprocessing)
     loader = Loader(dataset, labels, preprocessing, batch_size=size)
-    rows, kept_labels, indices = [], [], []
+    rows, kept_labels, indices, hashes = [], [], [], []
     total = -(-len(dataset) // size)
     for batch in track(loader, total=total, label=label):
         logits = engine.run({engine.inputs[0].name: batch.images})[engine.outputs[0].name]
@@ -76,6 +90,7 @@ def collect_logits(
         rows.append(logits)
         kept_labels.append(batch.labels)
         indices.append(batch.indices)
+        hashes.append(fingerprints(batch.images))
     if not rows:
         first = loader.unreadable[0]
         raise DataError(
@@ -86,5 +101,6 @@ def collect_logits(
         np.concatenate(rows),
         np.concatenate(kept_labels),
         np.concatenate(indices),
+        np.concatenate(hashes),
         tuple(loader.unreadable),
     )

@@ -147,7 +147,7 @@ class Manifest(_Strict):
     head: HeadEntry
     fix: FixEntry
     preprocessing: dict[str, Any]
-    graphs: tuple[GraphEntry, ...]
+    graphs: Annotated[tuple[GraphEntry, ...], Field(min_length=1)]
     source: SourceEntry
     versions: dict[str, str]
     files: dict[str, FileEntry]

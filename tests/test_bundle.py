@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from ltdeploy import bundle as bundle_module
-from ltdeploy.bundle import open_bundle, update_bundle, write_bundle
+from ltdeploy.bundle import attach, open_bundle, write_bundle
 from ltdeploy.errors import BundleError
 
 
@@ -109,6 +110,8 @@ def test_a_newer_schema_names_the_version_that_reads_it(copy: Path) -> None:
         (lambda m: m["fix"]["scale"].__setitem__(0, None), r"fix\.scale"),
         (lambda m: m["preprocessing"].update(height_px=0), "height_px"),
         (lambda m: m["graphs"][0].update(file="other.onnx"), "not among the hashed files"),
+        (lambda m: m.update(graphs=[]), "graphs"),
+        (lambda m: m.update(schema=2, versions=[]), "in a newer version"),
     ],
 )
 def test_an_invalid_manifest_says_where(
@@ -141,7 +144,7 @@ def rewrite(source: Path, target: Path, **files: bytes) -> None:
 
 
 def test_replaces_an_older_bundle(bundle_path: Path, copy: Path) -> None:
-    update_bundle(open_bundle(copy), {"report.html": b"old"})
+    attach(open_bundle(copy), {"report.html": b"old"})
     rewrite(bundle_path, copy)
     assert not (copy / "report.html").exists()
     assert open_bundle(copy).name == "ckpt"
@@ -154,6 +157,25 @@ def test_leaves_what_is_no_bundle_alone(bundle_path: Path, tmp_path: Path) -> No
     with pytest.raises(BundleError, match="left alone"):
         rewrite(bundle_path, taken)
     assert (taken / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "my web app"}', "[]", "{"])
+def test_leaves_another_programs_manifest_alone(
+    bundle_path: Path, tmp_path: Path, manifest: str
+) -> None:
+    taken = tmp_path / "app.ltd"
+    taken.mkdir()
+    (taken / "manifest.json").write_text(manifest)
+    with pytest.raises(BundleError, match="left alone"):
+        rewrite(bundle_path, taken)
+    assert (taken / "manifest.json").read_text() == manifest
+
+
+def test_leaves_a_bundle_that_holds_somebodys_file_alone(bundle_path: Path, copy: Path) -> None:
+    (copy / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match=r"'thesis\.txt', which no bundle does"):
+        rewrite(bundle_path, copy)
+    assert (copy / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
@@ -205,15 +227,24 @@ except BundleError as error:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
-def test_an_interruption_while_renaming_puts_the_old_bundle_back(
-    bundle_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interruption_while_renaming_keeps_a_bundle(
+    bundle_path: Path,
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: type[BaseException],
+    after: int,
 ) -> None:
     rename = Path.rename
+    renamed = 0
 
     def interrupted(self: Path, target: Path) -> Path:
-        if Path(target) == copy and self.parent == copy.parent:
+        nonlocal renamed
+        done = rename(self, target)
+        renamed += 1
+        if renamed == after:
             raise stop
-        return rename(self, target)
+        return done
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises((KeyboardInterrupt, BundleError)):
@@ -223,32 +254,47 @@ def test_an_interruption_while_renaming_puts_the_old_bundle_back(
     assert [entry.name for entry in copy.parent.iterdir()] == [copy.name]
 
 
-def test_updates_the_report_and_nothing_else(copy: Path) -> None:
-    updated = update_bundle(open_bundle(copy), {"report.html": b"<p>one"})
-    update_bundle(updated, {"report.html": b"<p>two", "baseline.json": b"{}"})
+def test_attaches_a_report_and_nothing_else(copy: Path) -> None:
+    sealed = (copy / "manifest.json").read_bytes()
     opened = open_bundle(copy)
+    attach(opened, {"report.html": b"<p>one"})
+    attach(opened, {"report.html": b"<p>two", "baseline.json": b"{}"})
     assert (copy / "report.html").read_bytes() == b"<p>two"
-    assert "report.html" in opened.manifest.files
-    with pytest.raises(BundleError, match="may change"):
-        update_bundle(opened, {"model.onnx": b""})
-
-
-@pytest.mark.parametrize("failing", [1, 2, 3])
-def test_a_crash_while_updating_leaves_a_valid_bundle(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, failing: int
-) -> None:
-    update_bundle(open_bundle(copy), {"report.html": b"old"})
-    replaced = bundle_module.write_whole
-    calls = 0
-
-    def crash(file: Path, content: bytes) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == failing:
-            raise KeyboardInterrupt
-        replaced(file, content)
-
-    monkeypatch.setattr(bundle_module, "write_whole", crash)
-    with pytest.raises(KeyboardInterrupt):
-        update_bundle(open_bundle(copy), {"report.html": b"new"})
+    assert (copy / "manifest.json").read_bytes() == sealed
     open_bundle(copy)
+    with pytest.raises(BundleError, match="may change"):
+        attach(opened, {"model.onnx": b""})
+
+
+def test_a_report_of_an_older_export_harms_no_newer_one(bundle_path: Path, copy: Path) -> None:
+    before = open_bundle(copy)
+    rewrite(bundle_path, copy, **{"golden.npz": (bundle_path / "golden.npz").read_bytes()})
+    attach(before, {"report.html": b"late"})
+    assert open_bundle(copy).name == "ckpt"
+
+
+def test_a_file_that_nobody_listed_is_refused(copy: Path) -> None:
+    (copy / ".DS_Store").write_bytes(b"a desktop's")
+    open_bundle(copy)
+    (copy / "weights.bin").write_bytes(b"external data")
+    with pytest.raises(BundleError, match=r"'weights\.bin', which its manifest does not list"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "content", [b"no archive", b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04 cut short"]
+)
+def test_unreadable_golden_samples_are_damage(
+    bundle_path: Path, copy: Path, content: bytes
+) -> None:
+    rewrite(bundle_path, copy, **{"golden.npz": content})
+    with pytest.raises(BundleError, match=r"golden\.npz is unreadable"):
+        open_bundle(copy).golden()
+
+
+def test_golden_samples_of_another_model_are_damage(bundle_path: Path, copy: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.zeros((2, 8, 8, 3), np.uint8), logits=np.zeros((2, 6), np.float32))
+    rewrite(bundle_path, copy, **{"golden.npz": buffer.getvalue()})
+    with pytest.raises(BundleError, match=r"golden\.npz is unreadable"):
+        open_bundle(copy).golden()

@@ -9,7 +9,7 @@ import typer
 
 from . import options as opt
 from .output import Output, write_text
-from .verify import Data, Html, Margin, Strict, conclude
+from .verify import Data, Html, Margin, Strict, check_report_folder, conclude
 
 __all__ = ["compare"]
 
@@ -26,6 +26,12 @@ def compare(
     classes: opt.Classes = None,
     head_scale: opt.HeadScale = None,
     trust_pickle: opt.TrustPickle = False,
+    image_size: opt.ImageSize = None,
+    resize: opt.Resize = None,
+    crop_pct: opt.CropPct = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -35,6 +41,7 @@ def compare(
     Checkpoints are compared as they are, bundles with their fix. Exit codes as for verify.
     """
     output = Output(json, quiet)
+    check_report_folder(html)
 
     from ..datasets import open_dataset, read_classes
     from ..verify import compare_models, report_html
@@ -42,13 +49,23 @@ def compare(
     options = opt.load_options(
         arch=arch,
         classes=read_classes(classes, root) if classes is not None else None,
+        image_size=image_size,
+        resize=resize,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
     dataset = open_dataset(data, root=root)
     done = compare_models(a, b, dataset, options=options, margin=margin, track=output.track)
-    where = html or "not written; add --html FILE"
-    if html is not None:
+    if html is None:
+        return conclude(output, done, strict, None)
+
+    def write_report() -> str:
         title = f"{Path(a).name} → {Path(b).name}"
         write_text(Path(html), report_html(done, title=title, kind="comparison"))
-    return conclude(output, done, where, strict)
+        return html
+
+    return conclude(output, done, strict, write_report)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
+from .._optional import installed_version
 from . import options as opt
 from .output import Output
 
@@ -99,19 +98,10 @@ def diagnose() -> dict[str, Any]:
         else os.cpu_count(),
         "engines": {"onnxruntime": _try(_onnxruntime), "torch": _try(_torch)},
         "packages": {
-            name: {"version": _version(name), "purpose": purpose, "extra": extra}
+            name: {"version": installed_version(name), "purpose": purpose, "extra": extra}
             for name, (purpose, extra) in _PACKAGES.items()
         },
     }
-
-
-def _version(package: str) -> str | None:
-    if importlib.util.find_spec(package) is None:
-        return None
-    try:
-        return version(package)
-    except PackageNotFoundError:  # onnxruntime-gpu and its like install the module under their name
-        return str(getattr(importlib.import_module(package), "__version__", "unknown"))
 
 
 def _try(check: Callable[[], str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from ..errors import FixError, UsageError
 from . import options as opt
 from .output import Output
+from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
@@ -70,7 +71,7 @@ def export(
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
-) -> None:
+) -> int:
     """Fix a checkpoint, fold the fix into its weights, and write a checked ONNX bundle.
 
     Example: ltdeploy export --tau 0.7 ckpt.pt
@@ -113,6 +114,7 @@ def export(
     )
     report_export(output, exported)
     output.json(export_result(exported))
+    return ExitCode.BAD_INPUT if exported.unreadable else ExitCode.OK
 
 
 def requested_fixes(
@@ -199,19 +201,23 @@ def report_export(output: Output, exported: Exported) -> None:
         output.warn(f"{identifier} was left out: {reason}")
     groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
     output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
-    for fix, choice in zip(exported.fixes, exported.choices, strict=True):
-        line = f"Fix      {fix.describe()}"
-        if choice is not None:
+    for one in exported.fixes:
+        line = f"Fix      {one.fix.describe() if one.fix is not None else f'no {one.method}'}"
+        if one.choice is not None and manifest.fix.selected_on is not None:
             line += (
-                f", chosen on {manifest.fix.selected_on.images if manifest.fix.selected_on else 0} "
-                f"validation images: class-averaged accuracy {choice.before:.1f} % → "
-                f"{choice.after:.1f} % on held-out folds"
+                f", chosen on {manifest.fix.selected_on.images} validation images: class-averaged "
+                f"accuracy {one.choice.before:.1f} % → {one.choice.after:.1f} % on held-out folds"
             )
         output.say(line)
-        if choice is not None and choice.note:
-            output.say(f"         {choice.note}")
+        if one.choice is not None and one.choice.note:
+            output.say(f"         {one.choice.note}")
     if not exported.fixes:
         output.say("Fix      none")
+    if manifest.fix.selected_on is not None:
+        output.say(
+            "Golden   a few of the validation images are inside the bundle (golden.npz), to check "
+            "engines with"
+        )
     where = {
         "weights": "folded into the head's weights: no cost at inference",
         "nodes": "appended as explicit nodes",

@@ -11,6 +11,7 @@ from .compare import compare
 from .doctor import doctor
 from .export import export
 from .inspect import inspect
+from .output import silence_stdout
 from .predict import predict
 from .quickstart import quickstart
 from .runtime import run
@@ -48,4 +49,9 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(app, sys.argv[1:]))
+    code = run(app, sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+    sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Output", "write_text"]
+__all__ = ["Output", "encode", "silence_stdout", "write_text"]
 
 
 class Output:
@@ -40,14 +41,21 @@ class Output:
         """The console for people."""
         from rich.console import Console
 
+        class QuietOnBrokenPipe(Console):
+            """Goes on without output when its reader (head, less) has gone; rich would exit."""
+
+            def on_broken_pipe(self) -> None:
+                silence_stdout()
+                self.quiet = True
+
         stream = sys.stderr if self.json_path == "-" else sys.stdout
         # A pipe gets one line per line: nothing that reads it should see our folding.
         width = None if stream.isatty() else 200
-        return Console(file=stream, quiet=self.quiet, highlight=False, width=width)
+        return QuietOnBrokenPipe(file=stream, quiet=self.quiet, highlight=False, width=width)
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(encode(text).decode(), markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, quiet or not."""
@@ -65,7 +73,7 @@ class Output:
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number and figures else "left")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(encode(cell).decode()) for cell in row))
         self.console.print(table)
 
     def json(self, result: Mapping[str, Any]) -> None:
@@ -74,7 +82,8 @@ class Output:
             return
         text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         if self.json_path == "-":
-            sys.stdout.write(text)
+            sys.stdout.buffer.write(encode(text))
+            sys.stdout.flush()
         else:
             write_text(Path(self.json_path), text)
 
@@ -92,6 +101,16 @@ class Output:
             yield from bar.track(items, total=total, description=label)
 
 
+def encode(text: str) -> bytes:
+    """Return UTF-8, with bytes of file names that are none written as ``\\udcxx``."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def silence_stdout() -> None:
+    """Send what is still to come to nowhere, so that a gone reader changes no exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
@@ -101,6 +120,6 @@ def write_text(path: Path, text: str) -> None:
         If it cannot be written.
     """
     try:
-        write_whole(path, text.encode())
+        write_whole(path, encode(text))
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror or error}.") from error

@@ -54,7 +54,9 @@ def predict(
         for answer in output.track(answers, total=len(files), label="predict"):
             failed += answer.error is not None
             if stream is not None:
-                stream.write(json_module.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
+                stream.write(
+                    json_module.dumps(answer.to_dict(), ensure_ascii=stream is sys.stdout) + "\n"
+                )
             if out is None and json != "-":
                 _show(output, answer)
             elif answer.error is not None:
@@ -91,10 +93,15 @@ def _lines(path: str | None) -> Iterator[TextIO | None]:
         yield sys.stdout if path else None
         return
     try:
-        with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        with replacing(Path(path)) as temporary, _open_lines(temporary) as stream:
             yield stream
     except OSError as error:
         raise UsageError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _open_lines(path: Path) -> TextIO:
+    # File names need not be UTF-8; JSON can carry what they are.
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def _show(output: Output, answer: Prediction) -> None:

@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from . import options as opt
 from .export import report_export
-from .output import Output, write_text
+from .output import Output, encode, write_text
 from .verify import conclude
 
 __all__ = ["quickstart"]
@@ -42,7 +42,7 @@ def quickstart(
 
     from ltdeploy.export import export_bundle
 
-    from ..bundle import update_bundle
+    from ..bundle import attach
     from ..datasets import open_dataset
     from ..datasets.species import SpeciesDataset, contact_sheet, write_folders
     from ..fixes import FixSpec
@@ -85,11 +85,15 @@ def quickstart(
     test = open_dataset(str(photos))
     output.say(f"4  Verifying the bundle on {len(test):,} test photographs")
     done = verify_bundle(exported.bundle, test, track=output.track)
-    page = report_html(done, title="moths.ltd", kind="verification")
-    files = {"report.html": page.encode(), "baseline.json": baseline_json(done).encode()}
-    update_bundle(exported.bundle, files)
-    write_text(folder / "report.html", page)
-    code = conclude(output, done, str(folder / "report.html"), strict=False)
+
+    def write_report() -> str:
+        page = report_html(done, title="moths.ltd", kind="verification")
+        files = {"report.html": encode(page), "baseline.json": encode(baseline_json(done))}
+        attach(exported.bundle, files)
+        write_text(folder / "report.html", page)
+        return str(folder / "report.html")
+
+    code = conclude(output, done, False, write_report)
     few = done.result.groups["few"]
     output.say(
         f"\nThe rare species were recognised {few.unfixed:.0f} % of the time before the fix and "

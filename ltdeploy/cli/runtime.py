@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from ..errors import LtdeployError, did_you_mean
+from .output import silence_stdout
 
 __all__ = ["ExitCode", "run"]
 
@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     UNDECIDED = 3
     INTERNAL = 70
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -42,10 +43,12 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _report(debug, ExitCode.BAD_INPUT, _usage_text(error))
     except LtdeployError as error:
         return _report(debug, ExitCode.BAD_INPUT, str(error))
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: no error, and nobody to tell.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return ExitCode.OK
+    except SystemExit as end:
+        # Typer turns a broken pipe into exit code 1, which here is a verdict.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        silence_stdout()  # the reader of our output (head, less) has gone: nobody to tell
+        return ExitCode.BROKEN_PIPE
     except MemoryError:
         return _report(debug, ExitCode.BAD_INPUT, "Out of memory; try fewer or smaller images.")
     except Exception as error:
@@ -79,6 +82,3 @@ def _report(debug: bool, code: ExitCode, text: str) -> int:
     if text:
         print(f"ltdeploy: {text}", file=sys.stderr)
     return code
-
-
-Command = Callable[..., None]

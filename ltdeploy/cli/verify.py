@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BundleError
+from ..errors import LtdeployError, UsageError
 from . import options as opt
-from .output import Output, write_text
+from .output import Output, encode, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..verify import Verification
 
-__all__ = ["Data", "Html", "Margin", "Strict", "conclude", "verify"]
+__all__ = ["Data", "Html", "Margin", "Strict", "check_report_folder", "conclude", "verify"]
 
 Data = Annotated[
     str,
@@ -52,8 +53,9 @@ def verify(
     Exit code 0: it survived; 1: it did not; 3: too little data to say.
     """
     output = Output(json, quiet)
+    check_report_folder(html)
 
-    from ..bundle import open_bundle, update_bundle
+    from ..bundle import attach, open_bundle
     from ..datasets import open_dataset
     from ..verify import baseline_json, report_html, verify_bundle
 
@@ -68,26 +70,37 @@ def verify(
         trust_pickle=trust_pickle,
         track=output.track,
     )
-    page = report_html(done, title=opened.name, kind="verification")
-    if html is not None:
-        write_text(Path(html), page)
-        where = html
-    else:
-        files = {"report.html": page.encode(), "baseline.json": baseline_json(done).encode()}
-        where = str(opened.path / "report.html")
-        try:
-            update_bundle(opened, files)
-        except BundleError as error:
-            output.warn(str(error))
-            where = "nowhere"
-    return conclude(output, done, where, strict)
+
+    def write_report() -> str:
+        page = report_html(done, title=opened.name, kind="verification")
+        if html is not None:
+            write_text(Path(html), page)
+            return html
+        attach(opened, {"report.html": encode(page), "baseline.json": encode(baseline_json(done))})
+        return str(opened.path / "report.html")
+
+    return conclude(output, done, strict, write_report)
 
 
-def conclude(output: Output, done: Verification, report: str, strict: bool) -> int:
-    """Print the verdict, write the JSON, and return the exit code."""
+def check_report_folder(html: str | None) -> None:
+    """Refuse a ``--html`` that cannot be written, before the work instead of after it."""
+    if html is not None and not Path(html).parent.is_dir():
+        raise UsageError(
+            f"--html is {html!r} and the folder {Path(html).parent} does not exist; make it first."
+        )
+
+
+def conclude(
+    output: Output, done: Verification, strict: bool, write_report: Callable[[], str] | None
+) -> int:
+    """Print the verdict, write JSON and report, and return the exit code.
+
+    The verdict comes first: a report that cannot be written does not change it.
+    """
     from ..verify import group_rows, sentence, worst_classes
 
     result = done.result
+    output.json({**result.to_dict(), "provenance": done.provenance})
     header, *rows = group_rows(result)
     output.table(header, rows)
     worst = worst_classes(result)
@@ -107,6 +120,8 @@ def conclude(output: Output, done: Verification, report: str, strict: bool) -> i
                 for c in worst
             ],
         )
+    if "Note" in done.provenance:
+        output.warn(done.provenance["Note"])
     for identifier, reason in done.unreadable[:10]:
         output.warn(f"{identifier} was left out: {reason}")
     if len(done.unreadable) > 10:
@@ -118,8 +133,11 @@ def conclude(output: Output, done: Verification, report: str, strict: bool) -> i
             f"{', '.join(without[:10])}{' …' if len(without) > 10 else ''}"
         )
     output.say(f"{result.verdict.upper()}  {sentence(result)}")
-    output.say(f"Report   {report}")
-    output.json(result.to_dict())
+    if write_report is not None:
+        try:
+            output.say(f"Report   {write_report()}")
+        except LtdeployError as error:
+            output.warn(str(error))
     if result.verdict == "fail" or (strict and result.verdict != "pass"):
         return ExitCode.GATE_FAILED
     if result.verdict != "pass":

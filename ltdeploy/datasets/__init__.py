@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..classes import ClassTable
 from ..errors import DataError, UsageError, did_you_mean
-from .base import Dataset, hash_content
+from .base import Dataset
 from .cifar import CifarDataset, is_cifar_folder
 from .folder import FolderDataset
 from .labels import align_labels, read_class_csv
@@ -25,7 +25,6 @@ __all__ = [
     "ParquetDataset",
     "align_labels",
     "decode_ahead",
-    "hash_content",
     "open_dataset",
     "read_classes",
 ]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, ImageError
+from ..errors import DataError
 from ..images import ImageSource
 
-__all__ = ["Dataset", "hash_content"]
+__all__ = ["Dataset"]
 
 
 class Dataset(ABC):
@@ -64,13 +61,6 @@ class Dataset(ABC):
     def identifier(self, index: int) -> str:
         """Return what names the image in reports: ``"val/lynx/3.jpg"``, ``"test.parquet#12"``."""
 
-    def content_hash(self, index: int) -> int:
-        """Return the first 8 bytes of the sha256 of the image's encoded content as an integer.
-
-        Two data sets that share an image byte for byte share its hash, whatever they call it.
-        """
-        return hash_content(self.source(index))
-
     def counts(self) -> npt.NDArray[np.int64]:
         """Return the images per class, shape (C,), int64; C is the number of class names.
 
@@ -78,26 +68,3 @@ class Dataset(ABC):
         """
         classes = len(self.class_names) if self.class_names is not None else 0
         return np.bincount(self.labels, minlength=classes).astype(np.int64)
-
-
-def hash_content(source: ImageSource) -> int:
-    """Return the first 8 bytes, big-endian, of the sha256 of a source's bytes.
-
-    A path or bytes are hashed as encoded; an array or a PIL image by shape and raw values.
-
-    Raises
-    ------
-    ImageError
-        If the file cannot be read.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        try:
-            content = Path(source).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{os.fspath(source)} cannot be read: {error.strerror}.") from error
-    elif isinstance(source, bytes):
-        content = source
-    else:
-        array = np.ascontiguousarray(source)
-        content = repr((array.shape, array.dtype.str)).encode() + array.tobytes()
-    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")

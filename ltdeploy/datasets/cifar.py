@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ class CifarDataset(Dataset):
     ------
     DataError
         For an unknown split, a missing or damaged file, or a pickle that asks for anything but
-        numbers, text and arrays.
+        numbers, text and arrays of bytes.
     """
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
@@ -76,30 +78,29 @@ def is_cifar_folder(folder: Path) -> bool:
 
 def _pixels(value: object, path: Path) -> npt.NDArray[np.uint8]:
     width = 3 * _SIDE_PX * _SIDE_PX
-    if (
-        not isinstance(value, np.ndarray)
-        or value.dtype != np.uint8
-        or value.ndim != 2
-        or value.shape[1] != width
-    ):
-        got = getattr(value, "shape", type(value).__name__)
+    pixels = value.pixels if isinstance(value, _Array) else None
+    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != width:
+        got = pixels.shape if pixels is not None else type(value).__name__
         raise DataError(f"{path} holds {got} as 'data'; expected a uint8 array (N, {width}).")
-    return value
+    return pixels
 
 
 def _labels(value: object, count: int, path: Path) -> list[int]:
     if not isinstance(value, list) or len(value) != count:
         got = f"{len(value)}" if isinstance(value, list) else type(value).__name__
         raise DataError(f"{path} holds {got} labels for {count} images; expected one per image.")
-    if not all(isinstance(label, int) for label in value):
-        raise DataError(f"{path} holds labels that are not whole numbers.")
+    if not all(isinstance(label, int) and label.bit_length() < 64 for label in value):
+        raise DataError(f"{path} holds labels that are not whole numbers of 64 bits.")
     return value
 
 
 def _names(value: object, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, (bytes, str)) for name in value):
         raise DataError(f"{path} holds no list of class names; expected CIFAR's own meta file.")
-    return tuple(name.decode() if isinstance(name, bytes) else name for name in value)
+    try:
+        return tuple((n.encode() if isinstance(n, str) else n).decode() for n in value)
+    except UnicodeError as error:
+        raise DataError(f"{path} holds a class name that is not text in UTF-8: {error}.") from error
 
 
 def _read_pickle(path: Path) -> dict[bytes, Any]:
@@ -115,13 +116,51 @@ def _read_pickle(path: Path) -> dict[bytes, Any]:
             "archive again."
         ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}; expected a dict of CIFAR's.")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
+        got = type(content).__name__.strip("_").lower()
+        raise DataError(f"{path} holds a single {got}; expected a dict of CIFAR's.")
+    return {
+        key.encode(errors="replace") if isinstance(key, str) else key: value
+        for key, value in content.items()
+    }
 
 
-def _empty_array(*_: object) -> npt.NDArray[np.uint8]:
-    # The pickle's next step sets shape, type and content; how it was to be made does not matter.
-    return np.empty(0, dtype=np.uint8)
+class _Array:
+    """Stands for a numpy array while a pickle builds it.
+
+    numpy's own ``__setstate__`` believes the pickle: bytes become pointers where its type says so.
+    """
+
+    def __init__(self, *_: object) -> None:
+        self.pixels: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise DataError("holds an array in an unknown layout; expected CIFAR's own.")
+        version, shape, dtype, is_fortran, content = state
+        if version != 1 or is_fortran or not isinstance(dtype, _Uint8):
+            raise DataError("holds an array that is not uint8 row by row; expected CIFAR's own.")
+        if not isinstance(content, bytes) or not _holds(shape, content):
+            raise DataError("holds an array whose shape and content differ; expected CIFAR's own.")
+        self.pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _holds(shape: object, content: bytes) -> bool:
+    return (
+        isinstance(shape, tuple)
+        and all(isinstance(length, int) and length >= 0 for length in shape)
+        and math.prod(shape) == len(content)
+    )
+
+
+class _Uint8:
+    """Stands for the one numpy type that CIFAR's arrays have; no state can make it another."""
+
+    def __init__(self, kind: object, *_: object) -> None:
+        if kind not in ("u1", b"u1"):
+            raise DataError(f"holds an array of {kind!r}; expected uint8, CIFAR's own.")
+
+    def __setstate__(self, state: object) -> None:
+        """Take what numpy stores beside the name: nothing in it matters to bytes."""
 
 
 def _latin1(text: str, encoding: object) -> bytes:
@@ -130,19 +169,36 @@ def _latin1(text: str, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): _empty_array,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _latin1,
+@dataclass(frozen=True)
+class _Callable:
+    """Stands for a name that a pickle asks for: it can be called, not changed."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: object) -> Any:
+        return self.function(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        # Without this method a pickle may set any attribute, and the next file would meet it.
+        raise DataError("is a pickle that changes a function or class; it was refused.")
+
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _Callable(_Array),
+    ("numpy._core.multiarray", "_reconstruct"): _Callable(_Array),
+    ("numpy", "ndarray"): _Callable(_Array),
+    ("numpy", "dtype"): _Callable(_Uint8),
+    ("_codecs", "encode"): _Callable(_latin1),
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickle numbers, text, containers and plain arrays; refuse every other name."""
+    """Unpickle numbers, text, containers and arrays of bytes; refuse every other name.
 
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+    What the allowed names stand for are the placeholders above, never numpy's own.
+    """
+
+    def find_class(self, module: str, name: str) -> _Callable:
         try:
             return _ALLOWED[module, name]
         except KeyError:

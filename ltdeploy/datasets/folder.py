@@ -118,11 +118,20 @@ def _has_images(folder: Path) -> bool:
 
 
 def _images_under(folder: Path) -> tuple[list[str], int]:
-    """Return the images below ``folder`` relative to it, and how many other files there are."""
+    """Return the images below ``folder`` relative to it, and how many other files there are.
+
+    Links to folders are followed, but no folder is entered twice, nor one that holds ``folder``.
+    """
     images: list[str] = []
     ignored = 0
+    entered = {str(above) for above in folder.resolve().parents}
     for parent, children, files in os.walk(folder, followlinks=True):
-        children[:] = [name for name in children if not name.startswith(".")]
+        real = os.path.realpath(parent)
+        if real in entered:
+            children.clear()
+            continue
+        entered.add(real)
+        children[:] = sorted(name for name in children if not name.startswith("."))
         relative = os.path.relpath(parent, folder)
         for name in files:
             if _is_image(name):

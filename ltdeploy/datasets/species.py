@@ -7,7 +7,6 @@ from however many threads.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import DataError, UsageError, did_you_mean
+from ..files import replacing
 from ..progress import Tracker, silent
 from .base import Dataset
 from .species_body import draw_moth
@@ -148,11 +148,6 @@ class SpeciesDataset(Dataset):
         """Return ``split/species/number.jpg``, where :func:`write_folders` puts the image."""
         return f"{self.split}/{SPECIES[self.labels[index]]}/{self._number(index):03d}.jpg"
 
-    def content_hash(self, index: int) -> int:
-        """Return a hash of what the image is drawn from, which takes no drawing."""
-        text = f"{self.seed}:{self.size_px}:{self.identifier(index)}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
 
 def write_folders(
     out: str | os.PathLike[str],
@@ -204,11 +199,20 @@ def contact_sheet(
 ) -> None:
     """Write one photograph of each species, the most frequent first, as a picture to look at.
 
+    The file appears complete or not at all; the end of its name says which format it has.
+
     Raises
     ------
     DataError
         If the file cannot be written.
     """
+    target = Path(path)
+    kind = Image.registered_extensions().get(target.suffix.lower())
+    if kind not in Image.SAVE:
+        raise DataError(
+            f"{target} cannot be written as a picture: no format is called {target.suffix!r}; "
+            "expected a name that ends in .png or .jpg."
+        )
     rows = -(-len(SPECIES) // columns)
     sheet = Image.new("RGB", (columns * size_px, rows * size_px))
     for species in range(len(SPECIES)):
@@ -216,6 +220,8 @@ def contact_sheet(
         photo = Image.fromarray(draw(species, "test", 0, seed=seed, size_px=size_px))
         sheet.paste(photo, (column * size_px, row * size_px))
     try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: Pillow knows no format of that name
-        raise DataError(f"{os.fspath(path)} cannot be written as a picture: {error}.") from error
+        with replacing(target) as temporary:
+            sheet.save(temporary, format=kind)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{target} cannot be written as a picture: {reason}.") from error

@@ -3,7 +3,7 @@
 from .affine import AffineMap
 from .base import BALANCED_LOSSES, Fix, FixContext
 from .logit_adjustment import LogitAdjustment
-from .selection import Choice, choose_strength, fit_fixes
+from .selection import Choice, FittedFix, choose_strength, fit_fixes
 from .spec import FIXES, FixSpec, parse_fix, read_fix_file
 from .tau_norm import TauNorm
 from .temperature import Temperature, fit_temperature
@@ -13,6 +13,7 @@ __all__ = [
     "FIXES",
     "AffineMap",
     "Choice",
+    "FittedFix",
     "Fix",
     "FixContext",
     "FixSpec",

@@ -15,7 +15,7 @@ from .base import Fix, FixContext
 from .spec import FixSpec
 from .temperature import fit_temperature
 
-__all__ = ["Choice", "choose_strength", "fit_fixes", "stratified_folds"]
+__all__ = ["Choice", "FittedFix", "choose_strength", "fit_fixes", "stratified_folds"]
 
 _GRID = tuple(round(0.05 * step, 2) for step in range(41))  # τ = 0 … 2
 _FOLDS = 5
@@ -27,18 +27,27 @@ class Choice:
 
     Attributes
     ----------
-    value : the strength chosen on all validation images.
+    value : the strength chosen on all validation images; None where no fix is better.
     per_fold : the strength each fold's training part would have chosen.
     before, after : class-averaged accuracy on held-out images without the fix and with the
         strength chosen without them, in percent.
     note : what the user should know, or an empty text.
     """
 
-    value: float
+    value: float | None
     per_fold: tuple[float, ...]
     before: float
     after: float
     note: str = ""
+
+
+@dataclass(frozen=True)
+class FittedFix:
+    """A fix as it was applied; ``fix`` is None where validation images spoke against any."""
+
+    method: str
+    fix: Fix | None
+    choice: Choice | None = None
 
 
 def stratified_folds(labels: IntArray, folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -71,13 +80,13 @@ def choose_strength(
 
     Each fold is scored with the strength chosen on the others, which estimates what choosing is
     worth on images it has not seen. The value returned is chosen on all images, ties going to the
-    weaker fix; where held-out images do not gain, it is 0 and the note says so.
+    weaker fix; where held-out images do not gain, there is none and the note says so.
 
     Parameters
     ----------
     build : strength → fix.
     context : must hold validation logits (N, C) and labels (N,).
-    grid : strengths to try, rising, with 0 as "no fix".
+    grid : strengths to try, rising.
 
     Raises
     ------
@@ -98,7 +107,6 @@ def choose_strength(
         correct[:, column] = mapped.argmax(axis=1) == labels
 
     fold = stratified_folds(labels, min(_FOLDS, len(labels)))
-    neutral = grid.index(0.0)
     held_out = np.empty(len(labels), dtype=bool)
     per_fold = []
     for number in np.unique(fold):
@@ -106,11 +114,12 @@ def choose_strength(
         best = int(_balanced(correct[inside], labels[inside]).argmax())
         per_fold.append(grid[best])
         held_out[~inside] = correct[~inside, best]
-    before, after = _balanced(np.stack([correct[:, neutral], held_out], axis=1), labels)
-    value = grid[int(_balanced(correct, labels).argmax())]
+    unfixed = logits.argmax(axis=1) == labels
+    before, after = _balanced(np.stack([unfixed, held_out], axis=1), labels)
+    value: float | None = grid[int(_balanced(correct, labels).argmax())]
     note = ""
     if after <= before:
-        value = 0.0
+        value = None
         note = (
             f"no strength helps images it was not chosen on ({before:.1f} % without, "
             f"{after:.1f} % with): none is applied"
@@ -120,28 +129,36 @@ def choose_strength(
     return Choice(value, tuple(per_fold), float(before), float(after), note)
 
 
-def fit_fixes(
-    specs: list[FixSpec], context: FixContext
-) -> tuple[AffineMap, list[Fix], list[Choice | None]]:
-    """Fit fixes in order, each on the logits that the ones before it give.
+def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[AffineMap, tuple[FittedFix, ...]]:
+    """Fit fixes in order, each on the head and the logits that the ones before it leave.
 
     Parameters
     ----------
-    specs : at least one fix may be ``auto``; those need ``context.logits`` and ``labels``.
+    specs : those that are ``auto`` need ``context.logits`` and ``labels``.
 
     Returns
     -------
-    the composed map, the fixes with all parameters known, and the choice behind each ``auto``.
+    the composed map, and each fix with what stands behind it.
+
+    Raises
+    ------
+    FixError
+        If a method is named twice, or a fix cannot be fitted.
     """
     assert context.head is not None
+    methods = [spec.method for spec in specs]
+    for method in methods:
+        if methods.count(method) > 1:
+            raise FixError(
+                f"{method} is asked for {methods.count(method)} times; one of them is enough. Give "
+                "the strength that you want in all."
+            )
     total = AffineMap.identity(context.head.classes)
-    fixes: list[Fix] = []
-    choices: list[Choice | None] = []
+    fitted: list[FittedFix] = []
     for spec in specs:
-        current = context
-        if context.logits is not None:
-            current = replace(context, logits=total.apply(context.logits))
+        current = _after(context, total)
         choice = None
+        fix: Fix | None
         if not spec.is_auto:
             fix = spec.build(spec.parameters[spec.tunable])
         elif current.logits is None or current.labels is None:
@@ -153,8 +170,20 @@ def fit_fixes(
             fix = spec.build(fit_temperature(current.logits, current.labels))
         else:
             choice = choose_strength(spec.build, current)
-            fix = spec.build(choice.value)
-        total = total.then(fix.fit(current))
-        fixes.append(fix)
-        choices.append(choice)
-    return total, fixes, choices
+            fix = None if choice.value is None else spec.build(choice.value)
+        if fix is not None:
+            total = total.then(fix.fit(current))
+        fitted.append(FittedFix(spec.method, fix, choice))
+    return total, tuple(fitted)
+
+
+def _after(context: FixContext, done: AffineMap) -> FixContext:
+    """Return the context as a later fix finds it: logits mapped, linear head folded."""
+    if done.is_identity:
+        return context
+    logits = None if context.logits is None else done.apply(context.logits)
+    head = context.head
+    if head is not None and head.kind == "linear":
+        weight, bias = done.fold(head.weight, head.bias)
+        head = replace(head, weight=weight, bias=bias)
+    return replace(context, head=head, logits=logits)

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import IntArray
-from ..classes import ClassTable
 from ..errors import DataError
 
-__all__ = ["GroupAccuracy", "average_accuracy", "group_accuracies", "per_class_accuracy"]
+__all__ = ["GroupAccuracy", "average_accuracy", "per_class_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -97,22 +96,3 @@ def average_accuracy(images: IntArray, correct: IntArray, members: IntArray) -> 
         worst=int(measured[np.argmin(accuracy)]),
         without_images=missing,
     )
-
-
-def group_accuracies(
-    images: IntArray, correct: IntArray, table: ClassTable
-) -> dict[str, GroupAccuracy]:
-    """Average the accuracy over each group of the class table, empty groups included.
-
-    The groups are those of the table, not of the classes that happen to be in the data.
-
-    Examples
-    --------
-    >>> table = ClassTable(("cat", "lynx"), (500, 4))
-    >>> figures = group_accuracies(np.array([4, 2]), np.array([3, 1]), table)
-    >>> figures["few"].class_averaged, figures["medium"].class_averaged
-    (50.0, None)
-    """
-    return {
-        name: average_accuracy(images, correct, table.members(name)) for name in table.rule.names
-    }

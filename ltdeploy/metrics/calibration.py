@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, IntArray
 from ..errors import DataError
 
-__all__ = ["BINS", "Reliability", "reliability", "top1_of_logits", "top1_of_probabilities"]
+__all__ = ["BINS", "Reliability", "reliability", "top1_of_logits"]
 
 BINS = 15
 _ROUNDING = 1e-5  # what float32 probabilities may sum above one
@@ -57,20 +57,6 @@ def top1_of_logits(logits: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArr
     highest = np.take_along_axis(logits, best[:, None], axis=-1)
     total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
     return best.astype(np.int64), (1.0 / total).astype(np.float32)
-
-
-def top1_of_probabilities(
-    probabilities: FloatArray,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the top-1 label of each row and its probability; ties go to the lower label.
-
-    Parameters
-    ----------
-    probabilities : array of shape (N, C), rows in 0..1.
-    """
-    best = probabilities.argmax(axis=-1)
-    highest = np.take_along_axis(probabilities, best[:, None], axis=-1)[:, 0]
-    return best.astype(np.int64), highest.astype(np.float32)
 
 
 def reliability(

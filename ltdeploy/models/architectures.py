@@ -108,7 +108,6 @@ def build(
     head: HeadChoice = "linear",
     scale: float = LDAM_SCALE,
     image_size_px: int | None = None,
-    auxiliary: bool = False,
 ) -> nn.Module:
     """Build an untrained network that maps normalised float32 images [N, 3, H, W] to logits [N, C].
 
@@ -120,8 +119,6 @@ def build(
     scale : factor of a cosine head.
     image_size_px : side of the images for architectures that depend on it (vision transformers);
         None for the architecture's own, other architectures do not need it.
-    auxiliary : keep the auxiliary classifiers of torchvision's GoogLeNet and Inception, which take
-        part in training only.
 
     Raises
     ------
@@ -145,7 +142,7 @@ def build(
     if family == "timm":
         module = _build_timm(name, classes, image_size_px)
     elif family == "torchvision":
-        module = _build_torchvision(name, classes, image_size_px, auxiliary)
+        module = _build_torchvision(name, classes, image_size_px)
     else:
         module = require(
             "ltdeploy.models.huggingface", extra="hf", purpose="build Hugging Face models"
@@ -168,12 +165,11 @@ def _build_timm(name: str, classes: int, image_size_px: int | None) -> nn.Module
     return module
 
 
-def _build_torchvision(
-    name: str, classes: int, image_size_px: int | None, auxiliary: bool
-) -> nn.Module:
+def _build_torchvision(name: str, classes: int, image_size_px: int | None) -> nn.Module:
     options: dict[str, Any] = {"weights": None, "num_classes": classes}
     if name in ("googlenet", "inception_v3"):
-        options |= {"aux_logits": auxiliary, "init_weights": True}
+        # Auxiliary classifiers take part in training only.
+        options |= {"aux_logits": False, "init_weights": True}
     if image_size_px is not None and name.startswith("vit_"):
         options["image_size"] = image_size_px
     module: nn.Module = _torchvision_models().get_model(name, **options)

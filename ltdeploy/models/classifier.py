@@ -131,7 +131,7 @@ def resolve(path: Path, parts: Parts, options: LoadOptions) -> Fit:
     CheckpointError
         If no architecture fits; with what was recognised and what to say.
     """
-    size = options.image_size or parts.changes.get("image_size")
+    size = options.network_size_px or parts.changes.get("image_size")
     if size is None and parts.preprocessing is not None:
         size = parts.preprocessing.height_px
     cosine = options.head_scale is not None
@@ -221,6 +221,8 @@ def _preprocessing(
     parts: Parts, found: Fit, options: LoadOptions, notes: list[str]
 ) -> Preprocessing:
     """Return the file's preprocessing, else the architecture's, with the caller's changes."""
+    if options.preprocessing is not None:
+        return options.preprocessing
     told = options.preprocessing_changes()
     base = parts.preprocessing
     if base is None:

@@ -149,7 +149,7 @@ def inspect_checkpoint(
             raise
         return _partial(path, parts, options)
     model = assemble(path, parts, found, options)
-    told = bool(options.preprocessing_changes())
+    told = options.preprocessing is not None or bool(options.preprocessing_changes())
     in_file = parts.preprocessing is not None or bool(parts.changes)
     in_file = in_file or parts.layout == "Hugging Face folder"
     origin = "options" if told else "file" if in_file else "architecture"

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..preprocessing import Preprocessing
 from .reading import Content
+from .trained_with import BALANCED_LOSSES, loss_name, sampler_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,9 +20,6 @@ __all__ = ["BALANCED_LOSSES", "PREFIXES", "Parts", "recognise", "strip_prefixes"
 
 PREFIXES = ("module", "_orig_mod", "model", "net", "backbone")
 SCHEMA = 1
-# Losses that carry the class prior into training: adjusting such logits again corrects twice.
-BALANCED_LOSSES = frozenset({"balanced_softmax", "logit_adjustment", "seesaw"})
-
 # The best weights first. Training codes that keep an average of the weights report its accuracy.
 _WEIGHT_KEYS = (
     "state_dict_best",
@@ -39,21 +37,7 @@ _COUNT_KEYS = ("train_counts", "cls_num_list", "class_counts", "num_class_list",
 _NAME_KEYS = ("class_names", "classes", "class_to_idx", "idx_to_class", "names")
 _LOSS_KEYS = ("trained_with", "loss_type", "loss")
 _NESTED_KEYS = ("args", "hyper_parameters", "hparams", "config", "opt", "cfg", "meta")
-_LOSSES = {
-    "ce": "cross_entropy",
-    "crossentropy": "cross_entropy",
-    "softmax": "cross_entropy",
-    "crossentropyloss": "cross_entropy",
-    "ldamloss": "ldam",
-    "focalloss": "focal",
-    "bs": "balanced_softmax",
-    "balancedsoftmax": "balanced_softmax",
-    "bsl": "balanced_softmax",
-    "balancedsoftmaxloss": "balanced_softmax",
-    "la": "logit_adjustment",
-    "logitadjust": "logit_adjustment",
-    "logit_adjusted": "logit_adjustment",
-}
+_SAMPLER_KEYS = ("train_rule", "sampler", "sampler_type", "train_sampler", "sampling")
 
 
 @dataclass
@@ -275,10 +259,14 @@ def _read_told(parts: Parts, data: Mapping[str, Any]) -> None:
     if parts.class_names is None:
         parts.class_names = _first(places, _NAME_KEYS, _names)
     if parts.trained_with is None:
-        loss = _first(places, _LOSS_KEYS, lambda v: v if isinstance(v, str) else None)
-        if loss is not None:
-            plain = loss.strip().lower().replace("-", "_").replace(" ", "_")
-            parts.trained_with = _LOSSES.get(plain.replace("_", ""), _LOSSES.get(plain, plain))
+        parts.trained_with = _first(places, _LOSS_KEYS, loss_name)
+    rule = _first(places, _SAMPLER_KEYS, sampler_name)
+    if rule is not None and parts.trained_with not in BALANCED_LOSSES:
+        parts.notes.append(
+            f"The file records {rule.replace('_', ' ')}, with the loss "
+            f"{parts.trained_with or 'not told'}."
+        )
+        parts.trained_with = rule
 
 
 def _first(
@@ -306,7 +294,10 @@ def _counts(value: Any) -> tuple[int, ...] | None:
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
-    """Return class names from a list, ``{name: label}`` or ``{label: name}``."""
+    """Return class names from a list, an array, ``{name: label}`` or ``{label: name}``."""
+    if isinstance(value, np.ndarray):
+        texts = value.astype(np.str_) if value.dtype.kind == "S" else value
+        value = texts.tolist()
     if isinstance(value, list | tuple) and value and all(isinstance(n, str) for n in value):
         return tuple(value)
     if not isinstance(value, Mapping) or not value:

@@ -113,28 +113,37 @@ def load_onnx(path: Path, options: LoadOptions) -> OnnxClassifier:
             f"Recognised: head {graph.head_node!r} {graph.head.classes} × "
             f"{graph.head.weight.shape[1]}, images {size}. Missing: {', '.join(missing)}."
         )
-    told = options.preprocessing_changes()
-    height = graph.height_px or told["image_size"]
-    width = graph.width_px or told["image_size"]
-    if "image_size" in told and (told["image_size"],) * 2 != (height, width):
-        raise CheckpointError(
-            f"--image-size is {told['image_size']}, but the graph in {path} takes images of "
-            f"{height}×{width} pixels only. Leave the option out."
-        )
-    base = Preprocessing(height_px=height, width_px=width)
-    told.pop("image_size", None)
     notes = list(graph.notes)
-    if "interpolation" not in told and told.get("resize") != "none":
-        notes.append(f"--interpolation was not given; assumed is {base.interpolation}.")
-    preprocessing = adjust_preprocessing(base, told)
+    preprocessing = options.preprocessing or _told_preprocessing(graph, options, notes)
+    seen = preprocessing.height_px, preprocessing.width_px
+    takes = graph.height_px or seen[0], graph.width_px or seen[1]
+    if seen != takes:
+        raise CheckpointError(
+            f"The image size told is {seen[0]}×{seen[1]}, but the graph in {path} takes images of "
+            f"{takes[0]}×{takes[1]} pixels only. Leave --image-size out."
+        )
     parts = Parts("ONNX", {})
     classes = class_table(path, parts, options, graph.head.classes, notes)
     source = Source(path.resolve(), source_sha256(path), "ONNX", tuple(notes))
     return OnnxClassifier(graph, graph.head, preprocessing, classes, source)
 
 
+def _told_preprocessing(graph: OnnxGraph, options: LoadOptions, notes: list[str]) -> Preprocessing:
+    told = options.preprocessing_changes()
+    size: int | None = told.pop("image_size", None)
+    height, width = size or graph.height_px, size or graph.width_px
+    assert height is not None  # else missing_options has said so
+    assert width is not None
+    base = Preprocessing(height_px=height, width_px=width)
+    if "interpolation" not in told and told.get("resize") != "none":
+        notes.append(f"--interpolation was not given; assumed is {base.interpolation}.")
+    return adjust_preprocessing(base, told)
+
+
 def missing_options(graph: OnnxGraph, options: LoadOptions) -> list[str]:
     """Return the preprocessing options that an ONNX file needs and that were not given."""
+    if options.preprocessing is not None:
+        return []
     needed = {
         "--image-size": options.image_size is None and graph.height_px is None,
         "--resize or --crop-pct": options.resize is None and options.crop_pct is None,

@@ -28,6 +28,8 @@ class LoadOptions:
     crop_pct : image size over resized side, timm's way to say `resize`.
     interpolation : Pillow's filter.
     mean, std : three numbers each, R, G, B, on values in 0..1.
+    preprocessing : all of the six above at once; then neither the file nor the architecture is
+        asked.
     head_scale : the factor s of a cosine head; also says that a head without bias is a cosine head.
     trust_pickle : load objects that may run code. Only for files whose author you trust.
 
@@ -45,10 +47,17 @@ class LoadOptions:
     interpolation: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    preprocessing: Preprocessing | None = None
     head_scale: float | None = None
     trust_pickle: bool = False
 
     def __post_init__(self) -> None:
+        single = ", ".join(self.preprocessing_changes())
+        if self.preprocessing is not None and single:
+            raise UsageError(
+                f"A whole preprocessing is given and beside it {single}; leave these out, or give "
+                "a preprocessing that has them."
+            )
         if self.resize is not None and self.crop_pct is not None:
             raise UsageError(
                 "--resize and --crop-pct say the same thing in two ways; give one of them."
@@ -84,6 +93,14 @@ class LoadOptions:
             raise UsageError(
                 f"--head-scale is {self.head_scale}; expected a positive number, like LDAM's 30."
             )
+
+    @property
+    def network_size_px(self) -> int | None:
+        """Side of the images that the network is to be built for; None leaves it to the file."""
+        told = self.preprocessing
+        if told is None:
+            return self.image_size
+        return told.height_px if told.height_px == told.width_px else None
 
     def preprocessing_changes(self) -> dict[str, Any]:
         """Return the preprocessing options that were given, by their field names."""

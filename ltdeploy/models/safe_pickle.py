@@ -17,17 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 from ..errors import CheckpointError, UnsafeCheckpointError
+from .safe_arrays import CheckedArray, CheckedDtype, checked_scalar, empty_bytes
 
 __all__ = ["load_pickle"]
 
-_DTYPE_NAMES = (
-    "Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64",
-    "Float16", "Float32", "Float64",
-)  # fmt: skip
 _LISTED = 12
 
 
@@ -36,15 +32,13 @@ def _allowed() -> list[Any]:
 
     NumPy 2 moved ``numpy.core`` to ``numpy._core``; files of both times are read.
     """
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     return [
         argparse.Namespace,
-        np.dtype,
-        np.ndarray,
-        *(getattr(np.dtypes, f"{name}DType") for name in _DTYPE_NAMES),
-        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *((rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        (CheckedDtype, "numpy.dtype"),
+        (CheckedArray, "numpy.ndarray"),
+        *((empty_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
+        *((checked_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((CheckedArray, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
         *((pathlib.PurePosixPath, f"pathlib{sub}.PosixPath") for sub in ("", "._local")),
         *((pathlib.PureWindowsPath, f"pathlib{sub}.WindowsPath") for sub in ("", "._local")),
     ]
@@ -63,7 +57,8 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
     Raises
     ------
     UnsafeCheckpointError
-        If the file names functions or classes beyond the allow-list; nothing of it has run.
+        If the file names functions or classes beyond the allow-list, or holds NumPy arrays of
+        anything but numbers and text; nothing of it has run.
     CheckpointError
         If the file is truncated or not what ``torch.save`` writes.
     """
@@ -73,6 +68,8 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)
     except OSError:
         raise
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(f"{path} {error}") from None
     except Exception as error:
         # A damaged or hostile pickle can raise anything in the unpickler; a trusted one, anything
         # that its own classes raise.
@@ -81,7 +78,7 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
     if wanted:
         raise UnsafeCheckpointError(_refusal(path, wanted)) from reason
     raise CheckpointError(
-        f"{path} cannot be read as a checkpoint: {_first_line(reason)}. It is damaged or cut "
+        f"{path} cannot be read as a checkpoint: {_reason(reason)}. It is damaged or cut "
         "short, or was not written by torch.save; copy or download it again and compare its size "
         "with the original."
     ) from reason
@@ -145,6 +142,11 @@ def _named_globals(file: IO[bytes]) -> Iterator[str]:
         return  # the raw numbers after the last pickle are not opcodes
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Return what went wrong in a line, without torch's advice to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError) and isinstance(error.__context__, Exception):
+        error = error.__context__
     text = str(error).strip() or type(error).__name__
+    if "weights_only" in text or "safe_globals" in text:
+        return "its pickle builds objects beyond weights and plain values"
     return text.splitlines()[0].rstrip(".")

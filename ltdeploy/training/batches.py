@@ -81,6 +81,7 @@ class TrainImages:
             if len(run.positions) > 1:
                 chosen = order[run.positions]
                 yield Batch(run.images, self._dataset.labels[chosen], chosen)
+        self._check_any_readable()
 
     def _fetch(self, index: int) -> tuple[str, ImageSource]:
         return self._dataset.identifier(index), self._dataset.source(index)
@@ -96,12 +97,15 @@ class TrainImages:
         reasons = dict(loader.unreadable)
         for index in np.flatnonzero(~seen):
             self._failed[int(index)] = reasons[self._dataset.identifier(int(index))]
-        if not seen.any():
-            raise DataError(
-                f"None of the {shape[0]} images of {self._dataset.name} can be read; the first: "
-                f"{loader.unreadable[0][1]}"
-            )
+        self._check_any_readable()
         return kept
+
+    def _check_any_readable(self) -> None:
+        if len(self._failed) == len(self._dataset):
+            raise DataError(
+                f"None of the {len(self._dataset)} images of {self._dataset.name} can be read; the "
+                f"first: {next(iter(self._failed.values()))}"
+            )
 
 
 def crop_and_flip(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._optional import require
 from ..classes import ClassTable
 from ..errors import CheckpointError
+from ..files import replacing
 from ..preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a model was trained on: the data set's name, its images, a hash of their content."""
+    """What a model was trained on: the data set's name and how many of its images were readable."""
 
     name: str
     images: int
-    content: str
 
 
 def save_checkpoint(
@@ -46,8 +45,8 @@ def save_checkpoint(
     """Write weights and all that is needed to use them.
 
     The layout is ``{"ltdeploy": {"schema": 1, "arch", "class_names", "train_counts",
-    "preprocessing", "trained_with", "epochs", "seed", "train_data"}, "state_dict"}``. The file
-    appears complete or not at all; one of that name is replaced.
+    "preprocessing", "trained_with", "epochs", "seed", "train_data": {"name", "images"}},
+    "state_dict"}``. The file appears complete or not at all; one of that name is replaced.
 
     Parameters
     ----------
@@ -69,11 +68,7 @@ def save_checkpoint(
             "trained_with": trained_with,
             "epochs": epochs,
             "seed": seed,
-            "train_data": {
-                "name": train_data.name,
-                "images": train_data.images,
-                "content": train_data.content,
-            },
+            "train_data": {"name": train_data.name, "images": train_data.images},
         },
         "state_dict": {name: value.detach().cpu() for name, value in state_dict.items()},
     }
@@ -82,24 +77,13 @@ def save_checkpoint(
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
     torch = require("torch", extra="torch", purpose="write checkpoints")
-    partial: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        torch.save(content, partial)
-        # mkstemp makes files that only their owner reads; a checkpoint is as open as any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-        partial = None
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise CheckpointError(
             f"The checkpoint {path} cannot be written: {reason}. Check the folder and the space "
             "left on the disk; nothing was changed."
         ) from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)

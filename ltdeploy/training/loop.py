@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -84,7 +83,7 @@ class TrainResult:
     Parameters
     ----------
     path : the checkpoint.
-    classes : names and training counts.
+    classes : names and training counts; images left out are not counted.
     losses : mean cross-entropy of each epoch.
     accuracy : share of the last epoch's augmented training images that were recognised, in percent.
     unreadable : name and reason of each training image that was left out.
@@ -129,20 +128,23 @@ def train(
         "ltdeploy.models.architectures", extra="torch", purpose="build networks"
     )
     started = time.perf_counter()
-    classes = ClassTable.from_counts(dataset.counts().tolist(), dataset.class_names)
-    if len(classes) < 2:
+    names = ClassTable.from_counts(dataset.counts().tolist(), dataset.class_names).names
+    if len(names) < 2:
         raise DataError(
-            f"The data set {dataset.name} has one class, {classes.names[0]!r}; expected at least "
-            "two to tell apart."
+            f"The data set {dataset.name} has one class, {names[0]!r}; expected at least two to "
+            "tell apart."
         )
     size = preprocessing or architectures.default_preprocessing(arch)
     # The caller's random state is left as it was.
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         side_px = size.height_px if size.height_px == size.width_px else None
-        module = architectures.build(arch, len(classes), image_size_px=side_px)
+        module = architectures.build(arch, len(names), image_size_px=side_px)
         images = TrainImages(dataset, size, tracker=tracker)
         losses, accuracy = _fit(module, images, len(dataset), size, options, tracker, arch)
+    # Only now is every image known that could not be read: large data sets are read as they go.
+    counts = np.bincount(dataset.labels[images.readable], minlength=len(names))
+    classes = ClassTable.from_counts(counts.tolist(), names)
     save_checkpoint(
         out,
         module.state_dict(),
@@ -152,7 +154,7 @@ def train(
         trained_with=TRAINED_WITH,
         epochs=options.epochs,
         seed=options.seed,
-        train_data=TrainData(dataset.name, len(images.readable), _fingerprint(dataset, images)),
+        train_data=TrainData(dataset.name, len(images.readable)),
     )
     return TrainResult(
         Path(out),
@@ -237,12 +239,3 @@ def _fit(
         losses[-1] += (value - losses[-1]) * len(labels) / seen
     module.eval().to("cpu").to(memory_format=torch.contiguous_format)
     return losses, 100 * right / max(1, seen)
-
-
-def _fingerprint(dataset: Dataset, images: TrainImages) -> str:
-    """Return a sha256 of the readable images' content hashes and labels, in order, as hex."""
-    digest = hashlib.sha256()
-    for index in images.readable.tolist():
-        digest.update(dataset.content_hash(index).to_bytes(8, "big"))
-        digest.update(int(dataset.labels[index]).to_bytes(8, "big"))
-    return digest.hexdigest()

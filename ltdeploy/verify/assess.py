@@ -229,6 +229,7 @@ def _group_result(
         difference=decision.difference if decision else None,
         ci_low=decision.ci_low if decision else None,
         ci_high=decision.ci_high if decision else None,
+        fail_high=decision.fail_high if decision else None,
         flips_lost=lost,
         flips_won=won,
         verdict=decision.verdict if decision else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -87,22 +87,18 @@ def checkpoint_contender(
     options: LoadOptions | None = None,
     *,
     fix: AffineMap | None = None,
-    preprocessing: Preprocessing | None = None,
 ) -> Contender:
     """Return a checkpoint in float32, with ``fix`` applied to its logits.
 
     Parameters
     ----------
     fix : None applies none.
-    preprocessing : in place of what the file tells.
     """
     from ..engines.torch_reference import reference_engine
     from ..models.classifier import load_checkpoint
 
     model = load_checkpoint(Path(path), options=options)
     classes = model.require_complete()
-    if preprocessing is not None:
-        model = replace(model, preprocessing=preprocessing)
     identity = AffineMap.identity(model.head.classes)
     if fix is not None and fix.classes != model.head.classes:
         raise CheckpointError(
@@ -165,12 +161,11 @@ def reference_of(
     options = LoadOptions(
         arch=None if told else bundle.manifest.arch,
         classes=bundle.classes,
+        preprocessing=bundle.preprocessing,
         head_scale=head.scale if head.kind == "cosine" else None,
         trust_pickle=trust_pickle,
     )
-    contender = checkpoint_contender(
-        path, options, fix=bundle.manifest.fix.affine(), preprocessing=bundle.preprocessing
-    )
+    contender = checkpoint_contender(path, options, fix=bundle.manifest.fix.affine())
     contender.notes = notes
     return contender
 

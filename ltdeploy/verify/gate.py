@@ -2,7 +2,8 @@
 
 * ``pass``: the 95 % interval's lower end is above −margin (non-inferiority).
 * ``fail``: the difference is at or below −margin, and the interval excludes zero.
-* ``inconclusive``: neither; more images would decide it.
+* ``inconclusive``: neither; more images would decide it. Also where it would pass, but fewer than
+  half of the classes have images: those cannot speak for the others.
 
 The bundle passes when every group and the whole pass, and fails when any of them fails. Passing
 needs no correction for their number: a bundle with one bad group passes only if that group does
@@ -32,6 +33,7 @@ __all__ = [
     "Verdict",
     "bundle_verdict",
     "check_margin",
+    "covers_half",
     "images_to_decide",
     "judge",
     "stratum_verdicts",
@@ -47,14 +49,17 @@ _LARGEST_FACTOR = 1e9
 class Decision:
     """What the gate says of one stratum; differences in points of class-averaged accuracy.
 
-    ``None`` stands where the stratum has no image. ``images_to_decide`` is set where the verdict is
-    inconclusive: images of this stratum, in the present mix of classes, that would decide it if the
-    flip rates stayed as they are; an estimate, and None where no number would.
+    ``None`` stands where the stratum has no image. ``ci_low`` and ``ci_high`` are the 95 %
+    interval; ``fail_high``, the upper end of the ``1 − 0.05 / S`` one, is what must be below zero
+    to fail. ``images_to_decide`` is set where the verdict is inconclusive: images of this stratum,
+    in the present mix of classes, that would decide it if the flip rates stayed as they are; an
+    estimate, and None where no number would, or where it is classes that lack images.
     """
 
     difference: float | None
     ci_low: float | None
     ci_high: float | None
+    fail_high: float | None
     verdict: Verdict
     images_to_decide: int | None = None
 
@@ -83,6 +88,11 @@ def check_margin(margin: float) -> float:
             "only a comparison of its outputs."
         )
     return float(margin)
+
+
+def covers_half(measured: int, classes: int) -> bool:
+    """Tell whether enough classes of a stratum have images to show that it survived."""
+    return 2 * measured >= classes
 
 
 def stratum_verdicts(flips: PairedFlips, margin: float, strata: int) -> npt.NDArray[np.str_]:
@@ -157,8 +167,9 @@ def judge(
     ----------
     images, lost, won : arrays of shape (C,): images per class, and those only the reference or
         only the candidate gets right.
-    groups : the labels of each group's classes. A group whose classes have no image cannot be
-        shown to have survived: it is inconclusive. A group without classes has no decision.
+    groups : the labels of each group's classes. A group of whose classes fewer than half have
+        images cannot be shown to have survived: it fails or is inconclusive. A group without
+        classes has no decision.
     margin : points of class-averaged accuracy the candidate may lose.
     equivalent : whether the outputs of the two are numerically the same. Then there is nothing to
         estimate and every verdict is `pass`, whatever the number of images.
@@ -187,24 +198,31 @@ def judge(
     looks = len(tested) + 1 if len(tested) > 1 else 1
     flips = paired_flips(images, lost, won, strata)
     lower, upper = score_interval(flips, 1.0 - ALPHA)
+    fail_upper = upper_limit(flips, 1.0 - ALPHA / looks)
     verdicts = stratum_verdicts(flips, margin, looks)
 
     def decision(row: int) -> Decision:
+        known = covers_half(int((images[strata[row]] > 0).sum()), int(strata[row].sum()))
         verdict: Verdict = "pass" if equivalent else verdicts[row].item()
+        if verdict == "pass" and not (known or equivalent):
+            verdict = "inconclusive"
         own = PairedFlips(flips.won[row], flips.lost[row], flips.square[row], flips.heaviest[row])
         count = int(images[strata[row]].sum())
         return Decision(
             difference=100.0 * float(flips.difference[row]),
             ci_low=100.0 * float(lower[row]),
             ci_high=100.0 * float(upper[row]),
+            fail_high=100.0 * float(fail_upper[row]),
             verdict=verdict,
             images_to_decide=(
-                images_to_decide(own, count, margin, looks) if verdict == "inconclusive" else None
+                images_to_decide(own, count, margin, looks)
+                if verdict == "inconclusive" and known
+                else None
             ),
         )
 
     rows = {name: row for row, name in enumerate(tested, start=1)}
-    unmeasured = Decision(None, None, None, "pass" if equivalent else "inconclusive")
+    unmeasured = Decision(None, None, None, None, "pass" if equivalent else "inconclusive")
     decisions = {
         name: decision(rows[name]) if name in rows else (unmeasured if len(labels) else None)
         for name, labels in groups.items()

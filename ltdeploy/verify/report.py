@@ -6,67 +6,21 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import LtdeployError
-from ..files import write_whole
+from ..metrics.calibration import Reliability
 from . import report_sections as sections
-from .report_details import (
-    FlippedImage,
-    Reliability,
-    ReliabilityBin,
-    ReportDetails,
-    choose_flips,
-)
+from .report_details import ReportDetails
 
-__all__ = [
-    "FlippedImage",
-    "Reliability",
-    "ReliabilityBin",
-    "ReportDetails",
-    "choose_flips",
-    "render_report",
-    "write_report",
-]
+__all__ = ["render_report"]
 
 _SCRIPTS = ("chart.umd.min.js", "tabulator.min.js", "report.js", "verify.js")
 _STYLES = ("tabulator_simple.min.css", "report.css")
-
-
-def write_report(
-    path: str | os.PathLike[str],
-    result: Mapping[str, Any],
-    details: ReportDetails | None = None,
-    *,
-    title: str,
-    sentence: str,
-    kind: str = "verification",
-) -> None:
-    """Write the report to ``path``; a failed write leaves an older report as it was.
-
-    Takes what `render_report` takes.
-
-    Raises
-    ------
-    LtdeployError
-        If the file cannot be written.
-    """
-    page = render_report(result, details, title=title, sentence=sentence, kind=kind)
-    try:
-        write_whole(Path(path), page.encode())
-    except OSError as error:
-        raise LtdeployError(
-            f"The report could not be written to {path}: {error.strerror or error}. Make the "
-            "folder writable, free some space, or name another file."
-        ) from error
 
 
 def render_report(
@@ -96,7 +50,7 @@ def render_report(
         "names": dict(details.names),
         "crowded": sections.is_crowded(result),
         "reliability": {
-            group: {model: asdict(value) for model, value in models.items()}
+            group: {model: _diagram(value) for model, value in models.items()}
             for group, models in details.reliability.items()
         },
     }
@@ -129,6 +83,13 @@ def render_report(
             "scripts": "\n".join(f"<script>{text}</script>" for text in scripts),
         },
     )
+
+
+def _diagram(diagram: Reliability) -> dict[str, Any]:
+    """Return a reliability diagram as the scripts read it and as the reader may save it."""
+    rows = zip(diagram.confidence, diagram.accuracy, diagram.counts, strict=True)
+    bins = [{"confidence": c, "accuracy": a, "count": n} for c, a, n in rows]
+    return {"bins": bins, "ece": diagram.error}
 
 
 def _asset(name: str) -> str:

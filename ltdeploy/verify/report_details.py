@@ -4,48 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from ..arrays import IntArray
-from ..errors import UsageError
+from ..metrics.calibration import Reliability
+from .result import Flip, FlipKind
 
-__all__ = [
-    "FlipKind",
-    "FlippedImage",
-    "Model",
-    "Reliability",
-    "ReliabilityBin",
-    "ReportDetails",
-    "choose_flips",
-]
+__all__ = ["FlippedImage", "ReportDetails", "choose_flips"]
 
-Model = Literal["unfixed", "reference", "candidate"]
-FlipKind = Literal["lost", "won", "changed"]
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """One bin of a reliability diagram: mean confidence and accuracy in 0–1, and images."""
-
-    confidence: float
-    accuracy: float
-    count: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("confidence", self.confidence), ("accuracy", self.accuracy)):
-            if self.count and not 0.0 <= value <= 1.0:
-                raise UsageError(
-                    f"A reliability bin has {name} {value}; expected a share between 0 and 1, "
-                    "not per cent."
-                )
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The bins of one model on one group, and its expected calibration error in 0–1."""
-
-    bins: tuple[ReliabilityBin, ...]
-    ece: float | None = None
+_KINDS: tuple[FlipKind, ...] = ("lost", "won", "changed")
 
 
 @dataclass(frozen=True)
@@ -57,6 +22,7 @@ class FlippedImage:
     identifier : where the image came from, ``"val/lynx/003.jpg"``.
     label, reference, candidate : class names: the truth and the two answers.
     group : group of the true class.
+    kind : which of the two was right, as `Flip.kind` says it.
     reference_probability, candidate_probability : how sure each model was of its answer, 0–1.
     thumbnail : the picture as JPEG bytes, about 96 px; None where it could not be made.
     """
@@ -64,18 +30,12 @@ class FlippedImage:
     identifier: str
     label: str
     group: str
+    kind: FlipKind
     reference: str
     candidate: str
     reference_probability: float
     candidate_probability: float
     thumbnail: bytes | None = None
-
-    @property
-    def kind(self) -> FlipKind:
-        """``lost`` where only the reference was right, ``won`` where only the candidate was."""
-        if self.reference == self.label:
-            return "lost"
-        return "won" if self.candidate == self.label else "changed"
 
 
 @dataclass(frozen=True)
@@ -84,16 +44,16 @@ class ReportDetails:
 
     Parameters
     ----------
-    reliability : group name (or ``"overall"``) → model → bins, in the order to show them.
+    reliability : group name (or ``"overall"``) → model → diagram, in the order to show them.
     flips : the flipped images to show, as `choose_flips` picked and ordered them.
     provenance : what was verified and how, label → text, in the order to show them.
     names : what the three models are called in this report.
     """
 
-    reliability: Mapping[str, Mapping[Model, Reliability]] = field(default_factory=dict)
+    reliability: Mapping[str, Mapping[str, Reliability]] = field(default_factory=dict)
     flips: Sequence[FlippedImage] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[Model, str] = field(
+    names: Mapping[str, str] = field(
         default_factory=lambda: {
             "unfixed": "Before the fix",
             "reference": "Reference",
@@ -102,13 +62,7 @@ class ReportDetails:
     )
 
 
-def choose_flips(
-    labels: IntArray,
-    reference: IntArray,
-    candidate: IntArray,
-    train_counts: IntArray,
-    limit: int = 48,
-) -> list[int]:
+def choose_flips(flips: Sequence[Flip], train_counts: Sequence[int], limit: int = 48) -> list[Flip]:
     """Choose which flipped images to show when there are too many.
 
     Lost images come first, then won, then those wrong both times; each kind may take half, a
@@ -118,21 +72,20 @@ def choose_flips(
 
     Parameters
     ----------
-    labels, reference, candidate : arrays of shape (N,): the truth and both top-1 answers.
-    train_counts : array of shape (C,): training images per class.
+    flips : the flipped images, in the order they came.
+    train_counts : training images per class, in label order.
     limit : how many images to choose at most.
 
     Returns
     -------
-    Positions into ``labels``, in the order to show them.
+    The chosen flips, in the order to show them.
     """
     seen: dict[tuple[int, int], int] = {}
     ranked: list[list[tuple[int, int, int]]] = [[], [], []]
-    for position in (reference != candidate).nonzero()[0].tolist():
-        label = int(labels[position])
-        kind = 0 if reference[position] == label else 1 if candidate[position] == label else 2
-        turn = seen[kind, label] = seen.get((kind, label), -1) + 1
-        ranked[kind].append((turn, int(train_counts[label]), position))
+    for position, flip in enumerate(flips):
+        kind = _KINDS.index(flip.kind)
+        turn = seen[kind, flip.label] = seen.get((kind, flip.label), -1) + 1
+        ranked[kind].append((turn, train_counts[flip.label], position))
     for queue in ranked:
         queue.sort()
     taken = [
@@ -143,4 +96,4 @@ def choose_flips(
     ]
     for kind, queue in enumerate(ranked):
         taken[kind] += min(len(queue) - taken[kind], limit - sum(taken))
-    return [p for queue, n in zip(ranked, taken, strict=True) for _, _, p in queue[:n]]
+    return [flips[p] for queue, n in zip(ranked, taken, strict=True) for _, _, p in queue[:n]]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["IntervalScale", "mark", "number", "signed", "small", "tone", "whole"]
+from .result import signed
+
+__all__ = ["IntervalScale", "mark", "number", "small", "tone", "warning", "whole"]
 
 _VERDICTS = {"pass": "Pass", "fail": "Fail", "inconclusive": "Undecided"}
 _MARKS = {
     "pass": '<path d="M3 8.5 6.5 12 13 4.5"/>',
     "fail": '<path d="m4 4 8 8M12 4l-8 8"/>',
     "inconclusive": '<path d="M5 5.6a3 3 0 1 1 4.3 2.7C8.4 8.8 8 9.4 8 10.3M8 13.4v.1"/>',
+    "warned": '<path d="M8 3v6.5M8 13v.1"/>',
 }
 
 
@@ -83,24 +86,25 @@ def mark(verdict: str | None) -> str:
     if verdict is None:
         return '<span class="quiet">–</span>'
     style = tone(verdict)
+    return _sign(style, _VERDICTS[style])
+
+
+def warning(text: str) -> str:
+    """Return what a verdict alone would hide, as a sign and words."""
+    return _sign("warned", text)
+
+
+def _sign(style: str, text: str) -> str:
     return (
         f'<span class="mark {style}"><svg viewBox="0 0 16 16" fill="none" stroke="currentColor" '
         f'stroke-width="2.2" stroke-linecap="round" aria-hidden="true">{_MARKS[style]}</svg>'
-        f"{_VERDICTS[style]}</span>"
+        f"{text}</span>"
     )
 
 
 def number(value: float | None, digits: int) -> str:
     """Return a figure with a true minus, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float | None) -> str:
-    """Return a difference in points; a zero carries no sign."""
-    if value is None:
-        return "–"
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
 def small(value: float | None) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .report_details import FlippedImage, Model, ReportDetails
-from .report_pieces import IntervalScale, mark, number, signed, small, tone, whole
+from ..metrics.calibration import Reliability
+from .report_details import FlippedImage, ReportDetails
+from .report_pieces import IntervalScale, mark, number, small, tone, warning, whole
+from .result import counted, signed
 
 __all__ = [
     "class_table",
@@ -65,16 +67,23 @@ def verdict(result: Mapping[str, Any], sentence: str) -> str:
         facts.insert(4, ("lost / won", lost_won))
     if result["unreadable"]:
         facts.append(("images unreadable", whole(result["unreadable"])))
+    if overall["classes_without_images"]:
+        facts.append(("classes without images", whole(overall["classes_without_images"])))
+    style, sign = tone(result["verdict"]), mark(result["verdict"])
+    worse = sum(bool(c["regressed"]) for c in result["classes"])
+    if worse and style == "pass":
+        style += " warned"
+        sign += warning(f"{whole(worse)} {'class' if worse == 1 else 'classes'} worse")
     long = ' class="long"' if len(sentence) > _LONG_SENTENCE else ""
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return (
-        f'<section class="verdict {tone(result["verdict"])}" aria-labelledby="verdict">'
-        f'{mark(result["verdict"])}<h2 id="verdict"{long}>{escape(sentence)}</h2>'
+        f'<section class="verdict {style}" aria-labelledby="verdict">'
+        f'<div class="marks">{sign}</div><h2 id="verdict"{long}>{escape(sentence)}</h2>'
         f'<dl class="facts">{items}</dl></section>'
     )
 
 
-def group_table(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
+def group_table(result: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Return the table of overall and group figures, its intervals drawn against the margin."""
     rows = [("overall", result["overall"], 3)]
     rows += [(name, figures, i % 3) for i, (name, figures) in enumerate(result["groups"].items())]
@@ -108,10 +117,10 @@ def is_crowded(result: Mapping[str, Any]) -> bool:
     return len(result["classes"]) > _CROWD
 
 
-def scatter(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
+def scatter(result: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Return the frame of the chart of class accuracy over training count."""
     has_unfixed = any(c.get("unfixed") is not None for c in result["classes"])
-    models: list[Model] = ["unfixed", "reference"] if has_unfixed else ["reference"]
+    models: list[str] = ["unfixed", "reference"] if has_unfixed else ["reference"]
     choices = "".join(
         f'<label><input type="radio" name="before" value="{model}"{" checked" if not i else ""}> '
         f"{escape(names[model])} → {escape(names['candidate'])}</label>"
@@ -150,7 +159,7 @@ def reliability(groups: Sequence[str], details: ReportDetails) -> str:
         return ""
     names = details.names
     shown = {model for models in details.reliability.values() for model in models}
-    strokes: dict[Model, str] = {"unfixed": " dashed", "reference": " thin", "candidate": ""}
+    strokes: dict[str, str] = {"unfixed": " dashed", "reference": " thin", "candidate": ""}
     legend = "".join(
         f'<li><span class="stroke{stroke}"></span>{escape(names[model])}</li>'
         for model, stroke in strokes.items()
@@ -158,13 +167,8 @@ def reliability(groups: Sequence[str], details: ReportDetails) -> str:
     )
     panels = []
     for group, models in details.reliability.items():
-        errors = " → ".join(
-            number(None if value.ece is None else 100 * value.ece, 1) for value in models.values()
-        )
-        label = ", ".join(
-            f"{names[model]} {number(None if value.ece is None else 100 * value.ece, 1)}"
-            for model, value in models.items()
-        )
+        errors = " → ".join(_error(value) for value in models.values())
+        label = ", ".join(f"{names[model]} {_error(value)}" for model, value in models.items())
         panels.append(
             f'<figure><h3><span class="swatch tint-{_tint(groups, group)}"></span>{escape(group)}'
             f"</h3><figcaption>calibration error {errors} %</figcaption>"
@@ -186,8 +190,10 @@ def class_table() -> str:
 <h2 id="classes">Every class</h2>
 <p class="lead">Click a heading to sort, type beneath it to filter: <code>&lt;20</code>,
 <code>&gt;=50</code> or <code>10-30</code>. Δ is candidate minus reference, Gain is candidate minus
-the model before its fix. p is the chance of a difference this large if the two were equally good;
-q is p corrected for testing many classes, and a class counts as worse when q is small.</p>
+the model before its fix. p is the chance of at least this many losses among the flips if the two
+were equally good; q is p corrected for testing many classes, and a class counts as worse when q is
+below 0.05. A class with fewer than five images can never get there (three lost of three: p = 1/8);
+such classes are judged by their group.</p>
 {_NO_SCRIPT}
 <div class="toolbar"><button type="button" id="only-worse">Only worse</button>
 <button type="button" id="only-rare">Only the rarest group</button>
@@ -202,6 +208,9 @@ def flips(result: Mapping[str, Any], groups: Sequence[str], details: ReportDetai
         text = "None: reference and candidate gave the same answer to every image."
         return f'<section><h2>Flipped images</h2><p class="lead">{text}</p></section>'
     total, shown = result["flips"], len(details.flips)
+    if not shown:
+        text = f"Images that flipped: {whole(total)}. This report shows none of them."
+        return f'<section><h2>Flipped images</h2><p class="lead">{text}</p></section>'
     count = f"All {whole(total)}" if shown >= total else f"{whole(shown)} of {whole(total)}"
     models = escape(f"{details.names['reference']} → {details.names['candidate']}".lower())
     items = "".join(_flip(image, groups, details.names) for image in details.flips)
@@ -228,6 +237,10 @@ def provenance(facts: Mapping[str, str]) -> str:
     )
 
 
+def _error(diagram: Reliability) -> str:
+    return number(None if diagram.error is None else 100 * diagram.error, 1)
+
+
 def _group_row(
     name: str,
     figures: Mapping[str, Any] | None,
@@ -241,6 +254,8 @@ def _group_row(
     interval = "no interval"
     if figures["ci_low"] is not None and figures["ci_high"] is not None:
         interval = f"{signed(figures['ci_low'])} … {signed(figures['ci_high'])}"
+        if figures["verdict"] == "inconclusive" and figures["ci_high"] < 0 <= figures["fail_high"]:
+            interval += f"<br>widened: … {signed(figures['fail_high'])}"
     before = f'<td class="num">{number(figures["unfixed"], 1)}</td>' if has_unfixed else ""
     return (
         f"<tr{' class=all' if name == 'overall' else ''}>{head}<td>{mark(figures['verdict'])}</td>"
@@ -249,12 +264,12 @@ def _group_row(
         f'<td class="num">{signed(figures["difference"])}<small>{interval}</small></td>'
         f"<td>{scale.plot(figures, tint)}</td>"
         f'<td class="num">{whole(figures["flips_lost"])} / {whole(figures["flips_won"])}</td>'
-        f'<td class="num">{whole(figures["classes"])}</td>'
+        f'<td class="num">{counted(figures["classes"], figures["classes_without_images"])}</td>'
         f'<td class="num">{whole(figures["images"])}</td></tr>'
     )
 
 
-def _terms(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
+def _terms(result: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Explain the words of the group table to people from another field."""
     spans = []
     for group in result["groups"]:
@@ -293,14 +308,15 @@ def _terms(result: Mapping[str, Any], names: Mapping[Model, str]) -> str:
         (
             "Undecided",
             "Neither shown to be within the margin nor shown to be beyond it: the images are too "
-            "few to tell.",
+            "few to tell, or fewer than half of the group's classes have any. To fail, an interval "
+            "widened for the number of groups must lie below zero as well.",
         ),
     ]
     items = "".join(f"<div><dt>{escape(t)}</dt><dd>{escape(d)}</dd></div>" for t, d in terms)
     return f'<dl class="terms">{items}</dl>'
 
 
-def _flip(image: FlippedImage, groups: Sequence[str], names: Mapping[Model, str]) -> str:
+def _flip(image: FlippedImage, groups: Sequence[str], names: Mapping[str, str]) -> str:
     picture = '<span class="no-image">no picture</span>'
     if image.thumbnail is not None:
         data = base64.b64encode(image.thumbnail).decode()

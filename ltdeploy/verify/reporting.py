@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 import json
 
-import numpy as np
-
 from ..errors import ImageError
 from ..images import load_image
-from ..metrics.calibration import Reliability
-from . import report_details as details
 from .report import render_report
+from .report_details import FlippedImage, ReportDetails, choose_flips
 from .result import sentence
 from .run import Verification
 
@@ -19,11 +16,6 @@ __all__ = ["baseline_json", "report_html"]
 
 _THUMBNAIL_PX = 96
 _MOST_FLIPS = 48
-_MODELS: dict[str, details.Model] = {
-    "unfixed": "unfixed",
-    "reference": "reference",
-    "candidate": "candidate",
-}
 
 
 def report_html(done: Verification, *, title: str, kind: str) -> str:
@@ -35,11 +27,8 @@ def report_html(done: Verification, *, title: str, kind: str) -> str:
     kind : ``"verification"`` or ``"comparison"``.
     """
     result = done.result
-    shown = details.ReportDetails(
-        reliability={
-            group: {_MODELS[name]: _bins(diagram) for name, diagram in models.items()}
-            for group, models in result.reliability.items()
-        },
+    shown = ReportDetails(
+        reliability=result.reliability,
         flips=_flips(done),
         provenance=done.provenance,
         names=_names(done, kind),
@@ -61,7 +50,7 @@ def baseline_json(done: Verification) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _names(done: Verification, kind: str) -> dict[details.Model, str]:
+def _names(done: Verification, kind: str) -> dict[str, str]:
     """Return what the report calls its models: by role, or by name where two are compared."""
     reference, candidate = done.names if kind == "comparison" else ("Reference", "Candidate")
     if reference == candidate:
@@ -69,44 +58,22 @@ def _names(done: Verification, kind: str) -> dict[details.Model, str]:
     return {"unfixed": "Before the fix", "reference": reference, "candidate": candidate}
 
 
-def _bins(diagram: Reliability) -> details.Reliability:
-    rows = zip(diagram.confidence, diagram.accuracy, diagram.counts, strict=True)
-    return details.Reliability(
-        tuple(
-            details.ReliabilityBin(
-                min(1.0, float(confidence)) if count else 0.0,
-                float(accuracy) if count else 0.0,
-                int(count),
-            )
-            for confidence, accuracy, count in rows
-        ),
-        diagram.error,
-    )
-
-
-def _flips(done: Verification) -> tuple[details.FlippedImage, ...]:
-    result = done.result
-    flipped = result.flipped
-    chosen = details.choose_flips(
-        np.array([flip.label for flip in flipped], dtype=np.int64),
-        np.array([flip.reference for flip in flipped], dtype=np.int64),
-        np.array([flip.candidate for flip in flipped], dtype=np.int64),
-        np.array([c.train_count for c in result.classes], dtype=np.int64),
-        _MOST_FLIPS,
-    )
-    names = [c.name for c in result.classes]
+def _flips(done: Verification) -> tuple[FlippedImage, ...]:
+    classes = done.result.classes
+    chosen = choose_flips(done.result.flipped, [c.train_count for c in classes], _MOST_FLIPS)
     return tuple(
-        details.FlippedImage(
+        FlippedImage(
             identifier=done.dataset.identifier(flip.index),
-            label=names[flip.label],
-            group=result.classes[flip.label].group,
-            reference=names[flip.reference],
-            candidate=names[flip.candidate],
-            reference_probability=min(1.0, flip.reference_confidence),
-            candidate_probability=min(1.0, flip.candidate_confidence),
+            label=classes[flip.label].name,
+            group=classes[flip.label].group,
+            kind=flip.kind,
+            reference=classes[flip.reference].name,
+            candidate=classes[flip.candidate].name,
+            reference_probability=flip.reference_confidence,
+            candidate_probability=flip.candidate_confidence,
             thumbnail=_thumbnail(done, flip.index),
         )
-        for flip in (flipped[place] for place in chosen)
+        for flip in chosen
     )
 
 

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..metrics.calibration import Reliability
-from .gate import Verdict
+from .gate import Verdict, covers_half
 
 __all__ = [
     "SCHEMA",
     "ClassResult",
     "Flip",
+    "FlipKind",
     "GroupResult",
     "VerifyResult",
+    "counted",
     "name_some",
     "sentence",
     "signed",
@@ -23,6 +25,8 @@ __all__ = [
 
 SCHEMA = 1
 _NAMED = 10
+
+FlipKind = Literal["lost", "won", "changed"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class GroupResult:
     Accuracies and calibration errors in percent, differences in points (candidate minus
     reference); None where the group has no image or the model was not given. ``unfixed``,
     ``reference`` and ``candidate`` average over classes, the three ``…_images`` over images.
-    ``ci_low``, ``ci_high``: the 95 % interval of `difference`. ``verdict`` is None for a group
-    without classes. ``classes_without_images`` of its ``classes`` are in no figure.
+    ``ci_low``, ``ci_high``: the 95 % interval of `difference`; ``fail_high``: the upper end of the
+    wider one that must be below zero to fail, corrected for the number of groups. ``verdict`` is
+    None for a group without classes. ``classes_without_images`` of its ``classes`` are in no
+    figure.
     """
 
     classes: int
@@ -44,6 +50,7 @@ class GroupResult:
     difference: float | None
     ci_low: float | None
     ci_high: float | None
+    fail_high: float | None
     flips_lost: int
     flips_won: int
     verdict: Verdict | None
@@ -93,7 +100,7 @@ class Flip:
     candidate_confidence: float
 
     @property
-    def kind(self) -> Literal["lost", "won", "changed"]:
+    def kind(self) -> FlipKind:
         """Lost: only the reference is right; won: only the candidate; changed: neither is."""
         if self.reference == self.label:
             return "lost"
@@ -186,12 +193,44 @@ def signed(value: float | None) -> str:
     return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
+def counted(classes: int, without_images: int) -> str:
+    """Return how many classes the figures are of.
+
+    >>> counted(50, 0), counted(50, 49)
+    ('50', '1 of 50')
+    """
+    return f"{classes - without_images:,} of {classes:,}" if without_images else f"{classes:,}"
+
+
 def _measured(name: str, group: GroupResult) -> str:
     """Return ``few −3.43 (95 % interval −4.10 to −2.80)``."""
     if group.difference is None or group.ci_low is None or group.ci_high is None:
         return f"{name} (no images)"
-    interval = f"{signed(group.ci_low)} to {signed(group.ci_high)}"
-    return f"{name} {signed(group.difference)} (95 % interval {interval})"
+    interval = f"95 % interval {signed(group.ci_low)} to {signed(group.ci_high)}"
+    # An interval below zero that does not fail looks like a contradiction: say what kept it.
+    limit = group.fail_high if group.verdict == "inconclusive" else None
+    if limit is not None and group.ci_high < 0.0 <= limit:
+        interval += f", to {signed(limit)} when corrected for several groups"
+    return f"{name} {signed(group.difference)} ({interval})"
+
+
+def _uncovered(result: VerifyResult) -> str:
+    """Say of which groups some classes have no images, and where that keeps them undecided."""
+    notes = []
+    for name, group in result.groups.items():
+        if not group.classes_without_images:
+            continue
+        measured = group.classes - group.classes_without_images
+        note = f"no class of {name} has images"
+        if measured:
+            have = "has" if measured == 1 else "have"
+            note = f"only {measured:,} of the {group.classes:,} {name} classes {have} images"
+        if group.verdict == "inconclusive" and not covers_half(measured, group.classes):
+            missing = [c.name for c in result.classes if c.group == name and not c.images]
+            note += f", too few to speak for the group: add images of {name_some(missing)}"
+        notes.append(note)
+    text = "; ".join(notes)
+    return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def sentence(result: VerifyResult) -> str:
@@ -202,25 +241,35 @@ def sentence(result: VerifyResult) -> str:
     noun = "this class" if len(names) == 1 else f"these {len(names):,} classes"
     worse = f" Worse for {noun}: {name_some(names)}." if names else ""
     flips = f"{result.flips:,} of {result.images:,} top-1 labels changed"
+    uncovered = _uncovered(result)
 
     if result.verdict == "pass":
         if result.equivalent:
             return (
                 "The tail survived: reference and candidate are numerically the same (no top-1 "
                 f"label changed on {result.images:,} images, largest logit difference "
-                f"{result.max_abs_logit_diff:.1e})."
+                f"{result.max_abs_logit_diff:.1e}).{uncovered}"
             )
-        name, group = min(
-            ((n, g) for n, g in strata.items() if g.ci_low is not None),
-            key=lambda item: item[1].ci_low or 0.0,
+        nearest = _measured(
+            *min(
+                ((n, g) for n, g in strata.items() if g.ci_low is not None),
+                key=lambda item: item[1].ci_low or 0.0,
+            )
         )
+        if names:
+            return (
+                f"Every group survived at the {margin}, but {noun} got worse: {name_some(names)}; "
+                f"the group nearest to the margin is {nearest}; {flips}.{uncovered}"
+            )
         return (
             f"The tail survived: no group can have lost as much as the {margin}; the nearest to "
-            f"it is {_measured(name, group)}; {flips}.{worse}"
+            f"it is {nearest}; {flips}.{uncovered}"
         )
     if result.verdict == "fail":
         failed = [_measured(n, g) for n, g in strata.items() if g.verdict == "fail"]
-        return f"The tail did not survive: {'; '.join(failed)}; {margin}; {flips}.{worse}"
+        return (
+            f"The tail did not survive: {'; '.join(failed)}; {margin}; {flips}.{uncovered}{worse}"
+        )
 
     undecided = {n: g for n, g in strata.items() if g.verdict == "inconclusive"}
     measured = "; ".join(_measured(n, g) for n, g in undecided.items())
@@ -230,6 +279,4 @@ def sentence(result: VerifyResult) -> str:
         if g.images_to_decide is not None
     ]
     more = f" About {', '.join(wanted)} would decide it." if wanted else ""
-    blind = [n for n, g in undecided.items() if not g.images]
-    missing = f" There are no images of {name_some(blind)}; add some." if blind else ""
-    return f"Too little data to decide: {measured}; {margin}; {flips}.{more}{missing}{worse}"
+    return f"Too little data to decide: {measured}; {margin}; {flips}.{more}{uncovered}{worse}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
 
 from .. import __version__
 from ..bundle import Bundle, open_bundle
 from ..datasets import Batch, Dataset, Loader, align_labels
-from ..errors import DataError, ImageError
-from ..inference import batch_size_for
+from ..errors import DataError
+from ..inference import batch_size_for, fingerprints
 from ..models.options import LoadOptions
 from ..progress import Tracker, silent
 from .assess import Accumulator
@@ -82,7 +86,12 @@ def verify_bundle(
     listed = "; ".join(
         f"{m.method}({', '.join(f'{k}={v}' for k, v in m.parameters.items())})" for m in methods
     )
-    provenance = {"Bundle": opened.path.name, "Fix": listed or "none"}
+    provenance = {
+        "Bundle": opened.path.name,
+        "Graph sha256": opened.manifest.files[opened.manifest.graphs[0].file].sha256,
+        "Checkpoint sha256": opened.manifest.source.sha256,
+        "Fix": listed or "none",
+    }
     return _measure(before, after, dataset, margin, provenance, track)
 
 
@@ -118,10 +127,9 @@ def _measure(
 ) -> Verification:
     require_same_classes(reference.classes, candidate.classes, reference.name, candidate.name)
     labels = align_labels(dataset, candidate.classes)
-    for side in (reference, candidate):
-        _refuse_images_that_chose_the_fix(side, dataset)
     started = time.perf_counter()
     accumulator = Accumulator(candidate.classes)
+    hashes: list[npt.NDArray[np.uint64]] = []
     size = batch_size_for(candidate.preprocessing)
     loader = Loader(dataset, labels, candidate.preprocessing, batch_size=size)
     batches: Iterator[tuple[Batch, Batch]]
@@ -133,6 +141,16 @@ def _measure(
         batches = zip(other, loader, strict=True)
     total = -(-len(dataset) // size)
     for before, after in track(batches, total=total, label="verify"):
+        if not np.array_equal(before.indices, after.indices):
+            raise DataError(
+                f"An image of {dataset.name} was readable once and unreadable a moment later; the "
+                "two models would be compared on different images. Run again."
+            )
+        hashes.append(fingerprints(after.images))
+        _refuse_images_that_chose_the_fix(candidate, after, hashes[-1], dataset)
+        same = before is after
+        other_hashes = hashes[-1] if same else fingerprints(before.images)
+        _refuse_images_that_chose_the_fix(reference, before, other_hashes, dataset)
         names = [dataset.identifier(int(index)) for index in after.indices]
         fixed, unfixed = reference.run(before.images, names)
         answered, _ = candidate.run(after.images, names)
@@ -148,6 +166,8 @@ def _measure(
         "Candidate": f"{candidate.name} on {candidate.engine.name}",
         "Reference": f"{reference.name} on {reference.engine.name}",
         "Data": f"{dataset.name}, {result.images:,} images",
+        "Data fingerprint": _digest(hashes),
+        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ltdeploy": __version__,
     }
     for note in (*reference.notes, *candidate.notes):
@@ -163,18 +183,19 @@ def _measure(
     )
 
 
-def _refuse_images_that_chose_the_fix(side: Contender, dataset: Dataset) -> None:
-    if not len(side.seen):
-        return
-    seen = set(side.seen.tolist())
-    shared = []
-    for index in range(len(dataset)):
-        with contextlib.suppress(ImageError):  # the run itself names what is unreadable
-            if dataset.content_hash(index) in seen:
-                shared.append(dataset.identifier(index))
-    if shared:
+def _digest(hashes: list[npt.NDArray[np.uint64]]) -> str:
+    """Return 128 bits for a data set as a model saw it, whatever the order of its images."""
+    return hashlib.blake2b(np.sort(np.concatenate(hashes)).tobytes(), digest_size=16).hexdigest()
+
+
+def _refuse_images_that_chose_the_fix(
+    side: Contender, batch: Batch, hashes: npt.NDArray[np.uint64], dataset: Dataset
+) -> None:
+    shared = np.flatnonzero(np.isin(hashes, side.seen))
+    if len(shared):
+        first = dataset.identifier(int(batch.indices[shared[0]]))
         raise DataError(
-            f"{len(shared)} of the {len(dataset)} images of {dataset.name} chose the fix of "
-            f"{side.name} (the first is {shared[0]}); a figure measured on them would flatter it. "
-            "Verify on images that were not given to 'export --val'."
+            f"{dataset.name} holds images that chose the fix of {side.name} ({len(shared)} of the "
+            f"{len(batch.indices)} looked at just now, the first is {first}); a figure measured on "
+            "them would flatter it. Verify on images that were not given to 'export --val'."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .result import ClassResult, GroupResult, VerifyResult, name_some, sentence, signed
+from .result import ClassResult, GroupResult, VerifyResult, counted, name_some, sentence, signed
 
 __all__ = ["group_rows", "summarise", "worst_classes"]
 
@@ -23,7 +23,7 @@ def _row(name: str, group: GroupResult) -> tuple[str, ...]:
     )
     return (
         name,
-        f"{group.classes:,}",
+        counted(group.classes, group.classes_without_images),
         f"{group.images:,}",
         _percent(group.unfixed),
         _percent(group.reference),

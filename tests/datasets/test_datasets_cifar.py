@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,16 @@ def test_python_2s_own_pickles_are_read(cifar10: Path) -> None:
     assert old != current
     (cifar10 / "test_batch").write_bytes(old)
     assert open_dataset(str(cifar10)).labels.tolist() == [3]
+    content = pixels(1, 0).tobytes()
+    (cifar10 / "test_batch").write_bytes(
+        b"\x80\x02}q\1(U\4dataq\2cnumpy.core.multiarray\n_reconstruct\nq\3cnumpy\nndarray\nq\4"
+        b"K\0\x85U\1b\x87Rq\5(K\1K\1M\0\x0c\x86cnumpy\ndtype\nq\6U\2u1K\0K\1\x87Rq\7(K\3U\1|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T\0\x0c\0\0" + content + b"tbU\6labels]K\5au."
+    )
+    dataset = open_dataset(str(cifar10))
+    assert dataset.labels.tolist() == [5]
+    expected = pixels(1, 0)[0].reshape(3, 32, 32).transpose(1, 2, 0)
+    np.testing.assert_array_equal(dataset.source(0), expected)
 
 
 def test_cifar100(tmp_path: Path) -> None:
@@ -113,7 +125,79 @@ def test_a_codec_is_not_a_way_round(cifar10: Path) -> None:
 def test_an_array_cannot_claim_memory_it_has_no_data_for(cifar10: Path) -> None:
     asks = b"cnumpy\nndarray\n((L1000000000000L\nttR."
     (cifar10 / "test_batch").write_bytes(asks)
-    with pytest.raises(DataError, match="holds a ndarray; expected a dict"):
+    with pytest.raises(DataError, match="holds a single array; expected a dict"):
+        open_dataset(str(cifar10))
+
+
+TAKE = "import pickle, sys; pickle.loads(open(sys.argv[1] + '/test_batch', 'rb').read())"
+OPEN = """
+import sys
+from ltdeploy.datasets import open_dataset
+from ltdeploy.errors import DataError
+try:
+    open_dataset(sys.argv[1])
+except DataError as error:
+    print(error)
+    sys.exit(2)
+"""
+FLAGS = "(K\x03X\1\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x01tb"  # bytes are references
+
+
+def dtype_of(kind: str) -> bytes:
+    return f"cnumpy\ndtype\n(X{chr(len(kind))}\0\0\0{kind}\x89\x88tR{FLAGS}".encode("latin1")
+
+
+def array_of(dtype: bytes, shape: bytes = b"K\x01\x85", content: bytes = b"C\x08AAAAAAAA") -> bytes:
+    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C\1btR"
+    return empty + b"(K\1" + shape + dtype + b"\x89" + content + b"tb"
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)], capture_output=True, text=True
+    )
+
+
+def spell(path: Path, data: bytes) -> None:
+    path.write_bytes(b"\x80\x03}(C\4data" + data + b"C\x06labels](K\0eu.")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (array_of(dtype_of("O")), "holds an array of 'O'; expected uint8"),
+        (array_of(dtype_of("f8")), "holds an array of 'f8'; expected uint8"),
+        (array_of(dtype_of("u1")), "holds an array whose shape and content differ"),
+        (array_of(dtype_of("u1"), b"K\x08\x85"), r"holds \(8,\) as 'data'"),
+        (array_of(b"N"), "holds an array that is not uint8 row by row"),
+        (array_of(b"cnumpy\ndtype\n"), "holds an array that is not uint8 row by row"),
+        (array_of(dtype_of("u1"), b"J\xff\xff\xff\xff\x85"), "shape and content differ"),
+        (array_of(dtype_of("u1"), b"N"), "shape and content differ"),
+        (array_of(dtype_of("u1"), content=b"](NNe"), "shape and content differ"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n)RNb", "holds an array in an unknown layout"),
+        (b"cnumpy\ndtype\n}C\1aNsb", "changes a function or class; it was refused"),
+        (b"c_codecs\nencode\nN}X\x04\0\0\0nameNs\x86b", "changes a function or class"),
+        (b"cnumpy\nndarray\n)\x81", "cannot be read as a CIFAR pickle"),
+    ],
+)
+def test_a_pickle_cannot_turn_bytes_into_pointers(cifar10: Path, data: bytes, message: str) -> None:
+    spell(cifar10 / "test_batch", data)
+    with pytest.raises(DataError, match=message):
+        open_dataset(str(cifar10))
+
+
+def test_the_attack_ends_in_an_error_and_not_in_a_signal(cifar10: Path) -> None:
+    spell(cifar10 / "test_batch", array_of(dtype_of("O")))
+    ours = run(OPEN, cifar10)
+    assert (ours.returncode, ours.stderr) == (2, "")
+    assert "holds an array of 'O'; expected uint8" in ours.stdout
+    assert run(TAKE, cifar10).returncode < 0  # negative control: an ordinary reader crashes
+
+
+@pytest.mark.parametrize("name", [b"\xff", "\udc80"])
+def test_a_class_name_is_text(cifar10: Path, name: bytes | str) -> None:
+    (cifar10 / "batches.meta").write_bytes(pickle.dumps({"\udc80": 0, "label_names": [name]}))
+    with pytest.raises(DataError, match=r"batches\.meta holds a class name that is not text"):
         open_dataset(str(cifar10))
 
 
@@ -125,6 +209,9 @@ def test_an_array_cannot_claim_memory_it_has_no_data_for(cifar10: Path) -> None:
         (pixels(2, 0), None, "holds NoneType labels for 2 images"),
         (pixels(2, 0)[:, :10], [1, 2], r"holds \(2, 10\) as 'data'; expected a uint8 array"),
         (None, [1], "holds NoneType as 'data'"),
+        (pixels(2, 0).astype("<f8"), [1, 2], "holds an array of b?'f8'; expected uint8"),
+        (np.asfortranarray(pixels(2, 0)), [1, 2], "holds an array that is not uint8 row by row"),
+        (pixels(2, 0), [1, 2**70], "labels that are not whole numbers of 64 bits"),
         (pixels(2, 0), [1, 10], "has the label 10; expected 0 to 9"),
         (pixels(0, 0), [], "has no image"),
     ],

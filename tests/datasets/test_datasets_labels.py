@@ -86,12 +86,6 @@ def test_a_data_set_counts_its_classes() -> None:
         Drawn([])
 
 
-def test_arrays_of_equal_bytes_and_other_shapes_hash_apart() -> None:
-    dataset = Drawn([0, 0])
-    assert dataset.content_hash(0) == Drawn([1]).content_hash(0)
-    assert dataset.content_hash(0) != dataset.content_hash(1)
-
-
 @pytest.mark.parametrize(
     ("text", "names", "counts"),
     [

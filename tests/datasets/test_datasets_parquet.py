@@ -141,5 +141,5 @@ def test_cifar100_as_it_is(data_dir: Path) -> None:
     train = open_dataset(str(data_dir / "cifar100" / "train_lt_if100.parquet"))
     assert train.class_names == dataset.class_names
     assert (train.counts().max(), train.counts().min(), len(train)) == (500, 5, 10_847)
-    other = {train.content_hash(index) for index in range(len(train))}
-    assert sum(dataset.content_hash(index) in other for index in range(1_000)) < 10
+    other = {train.source(index) for index in range(len(train))}
+    assert sum(dataset.source(index) in other for index in range(1_000)) < 10

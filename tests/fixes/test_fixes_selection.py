@@ -58,7 +58,7 @@ def test_no_gain_means_no_fix() -> None:
         labels=context.labels,
     )
     choice = choose_strength(LogitAdjustment, useless)
-    assert choice.value == 0
+    assert choice.value is None
     assert "none is applied" in choice.note
 
 
@@ -74,13 +74,52 @@ def test_folds_are_stratified_and_deterministic() -> None:
 
 def test_later_fixes_see_the_logits_that_earlier_ones_give() -> None:
     context = long_tailed(4000)
-    specs = [
-        FixSpec("logit_adjustment", {"tau": 1.0}),
-        FixSpec("logit_adjustment", {"tau": "auto"}),
-    ]
-    _, fixes, choices = fit_fixes(specs, context)
-    assert choices[0] is None
-    assert fixes[1].parameters()["tau"] == pytest.approx(0.0, abs=0.3)
+    specs = [FixSpec("tau_norm", {"tau": 0.0}), FixSpec("logit_adjustment", {"tau": "auto"})]
+    _, fitted = fit_fixes(specs, context)
+    assert fitted[0].choice is None
+    assert fitted[1].choice is not None
+    assert context.logits is not None
+    adjusted = LogitAdjustment(1.0).fit(context).apply(context.logits)
+    done = FixContext(context.head, context.classes, adjusted, context.labels)
+    _, again = fit_fixes([FixSpec("logit_adjustment", {"tau": "auto"})], done)
+    assert again[0].fix is None or again[0].fix.parameters()["tau"] < 0.3
+
+
+def test_later_fixes_see_the_head_that_earlier_ones_leave() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(5, 7)) * [[5], [4], [3], [2], [1]], rng.normal(size=5)
+    context = FixContext(head=Head("linear", weight, bias), classes=ClassTable.from_counts(COUNTS))
+    drop = FixSpec("tau_norm", {"tau": 0.7, "bias": "drop"})
+    for first in (FixSpec("temperature", {"t": 2.0}), FixSpec("logit_adjustment", {"tau": 1.0})):
+        total, _ = fit_fixes([first, drop], context)
+        _, folded = total.fold(weight, bias)
+        assert folded is not None
+        np.testing.assert_allclose(folded, 0, atol=1e-12)
+
+
+def test_a_method_is_named_once() -> None:
+    spec = FixSpec("temperature", {"t": 2.0})
+    with pytest.raises(FixError, match="asked for 2 times"):
+        fit_fixes([spec, spec], long_tailed())
+
+
+def test_dropping_a_bias_that_knows_the_answer_is_not_called_no_fix() -> None:
+    labels = np.tile(np.arange(5), 40)
+    bias = np.array([5.0, 3.0, 0.0, -3.0, -5.0])
+    rng = np.random.default_rng(0)
+    logits = 6 * np.eye(5)[labels] + 0.1 * rng.normal(size=(200, 5))
+    context = FixContext(
+        head=Head("linear", np.eye(5), bias),
+        classes=ClassTable.from_counts(COUNTS),
+        logits=logits,
+        labels=labels,
+    )
+    spec = FixSpec("tau_norm", {"tau": "auto", "bias": "drop"})
+    total, fitted = fit_fixes([spec], context)
+    assert fitted[0].choice is not None
+    assert fitted[0].choice.before == pytest.approx(100)
+    assert fitted[0].fix is None
+    assert total.is_identity
 
 
 def test_auto_without_validation_is_refused() -> None:

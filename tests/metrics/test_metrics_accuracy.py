@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltdeploy.classes import LVIS_GROUPS, ClassTable
 from ltdeploy.errors import DataError
-from ltdeploy.metrics import average_accuracy, group_accuracies, per_class_accuracy
+from ltdeploy.metrics import average_accuracy, per_class_accuracy
 
 
 def test_counts_images_and_correct_per_class() -> None:
@@ -41,22 +40,15 @@ def test_class_and_image_averages_differ_where_classes_have_unequal_images() -> 
 
 
 def test_empty_groups_are_none_and_classes_without_images_are_named() -> None:
-    table = ClassTable(("cat", "dog", "lynx", "ibex"), (500, 300, 4, 3))
-    figures = group_accuracies(np.array([4, 2, 2, 0]), np.array([3, 1, 0, 0]), table)
-    assert list(figures) == ["many", "medium", "few"]
-    assert figures["medium"].class_averaged is None
-    assert figures["medium"].worst is None
-    assert figures["few"].class_averaged == 0.0  # measured and zero, unlike an empty group
-    assert figures["few"].without_images == (3,)
-    assert figures["few"].classes == 2
-
-
-def test_groups_follow_the_table_and_not_the_data() -> None:
-    table = ClassTable(("a", "b"), (200, 5), LVIS_GROUPS)
-    figures = group_accuracies(np.array([3, 0]), np.array([3, 0]), table)
-    assert list(figures) == ["frequent", "common", "rare"]
-    assert figures["rare"].classes == 1
-    assert figures["rare"].class_averaged is None
+    images, correct = np.array([4, 2, 2, 0]), np.array([3, 1, 0, 0])
+    empty = average_accuracy(images, correct, np.arange(0))
+    assert (empty.classes, empty.class_averaged, empty.worst) == (0, None, None)
+    few = average_accuracy(images, correct, np.array([2, 3]))
+    assert few.class_averaged == 0.0  # measured and zero, unlike an empty group
+    assert few.without_images == (3,)
+    assert few.classes == 2
+    unseen = average_accuracy(images, correct, np.array([3]))
+    assert (unseen.classes, unseen.images, unseen.class_averaged) == (1, 0, None)
 
 
 @given(

@@ -19,7 +19,7 @@ from ltdeploy.classes import ClassTable
 from ltdeploy.errors import CheckpointError
 from ltdeploy.models.architectures import build, default_preprocessing
 from ltdeploy.models.classifier import Classifier, LoadOptions, load_checkpoint
-from ltdeploy.models.layouts import PREFIXES, strip_prefixes
+from ltdeploy.models.layouts import BALANCED_LOSSES, PREFIXES, strip_prefixes
 
 NAMES = tuple(f"species {label}" for label in range(CLASSES))
 TABLE = ClassTable.from_counts(COUNTS, NAMES)
@@ -424,3 +424,62 @@ def test_loading_leaves_the_random_state_alone(tmp_path: Path, cifar: nn.Module)
     before = torch.get_rng_state()
     load(tmp_path / "x.pth", cifar.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "trained_with"),
+    [
+        ("CrossEntropyLoss", "cross_entropy"),
+        ("CE", "cross_entropy"),
+        ("SeesawLoss", "seesaw"),
+        ("LogitAdjustedLoss", "logit_adjustment"),
+        ("LogitAdjust", "logit_adjustment"),
+        ("logit-adjustment", "logit_adjustment"),
+        ("BSLoss", "balanced_softmax"),
+        ("bsce", "balanced_softmax"),
+        ("BalancedSoftmaxLoss", "balanced_softmax"),
+        ("Balanced Softmax", "balanced_softmax"),
+        ("LDAMLoss", "ldam"),
+        ("FocalLoss", "focal"),
+        ("VSLoss", "vector_scaling"),
+        ("SomeOtherLoss", "someother"),
+        ("loss", None),
+    ],
+)
+def test_recorded_losses_have_one_name_each(
+    tmp_path: Path, cifar: nn.Module, recorded: str, trained_with: str | None
+) -> None:
+    data = {"state_dict": cifar.state_dict(), "args": argparse.Namespace(loss=recorded)}
+    assert load(tmp_path / "x.pth", data).trained_with == trained_with
+
+
+@pytest.mark.parametrize(
+    ("record", "trained_with"),
+    [
+        ({"train_rule": "Resample", "loss_type": "CE"}, "class_balanced_sampling"),
+        ({"sampler": "class_balanced"}, "class_balanced_sampling"),
+        ({"sampler": "ClassAwareSampler"}, "class_balanced_sampling"),
+        ({"train_rule": "DRW", "loss_type": "LDAM"}, "class_balanced_weights"),
+        ({"train_rule": "Resample", "loss_type": "bsce"}, "balanced_softmax"),
+        ({"train_rule": "None", "loss_type": "CE"}, "cross_entropy"),
+        ({"sampler": "RandomSampler", "loss_type": "LDAM"}, "ldam"),
+    ],
+)
+def test_recorded_samplers_count_where_the_loss_is_plain(
+    tmp_path: Path, cifar: nn.Module, record: dict[str, str], trained_with: str
+) -> None:
+    model = load(tmp_path / "x.pth", {"state_dict": cifar.state_dict(), "hyper_parameters": record})
+    assert model.trained_with == trained_with
+    noted = any("The file records class balanced" in note for note in model.source.notes)
+    assert noted == trained_with.startswith("class_balanced")
+
+
+def test_what_the_loader_calls_balanced_is_known_as_such() -> None:
+    assert {"lws", "label_aware_smoothing", "bbn", "balanced_softmax"} <= BALANCED_LOSSES
+    assert not {"cross_entropy", "ldam", "focal"} & BALANCED_LOSSES
+
+
+@pytest.mark.parametrize("kind", [np.str_, np.bytes_])
+def test_class_names_in_an_array(tmp_path: Path, cifar: nn.Module, kind: type) -> None:
+    data = {"state_dict": cifar.state_dict(), "class_names": np.array(NAMES, dtype=kind)}
+    assert load(tmp_path / "x.pth", data).source.class_names == NAMES

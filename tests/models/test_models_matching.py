@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from model_samples import CLASSES, drawn, logits_of
 
 from ltdeploy.errors import CheckpointError, UsageError
@@ -117,7 +118,7 @@ def test_the_image_size_of_a_transformer_is_read_off_its_position_embedding(
 
 
 def test_auxiliary_heads_are_left_out(tmp_path: Path) -> None:
-    full = drawn(build("torchvision:googlenet", CLASSES, auxiliary=True))
+    full = drawn(torchvision.models.googlenet(num_classes=CLASSES, init_weights=True))
     model = load(tmp_path / "x.pth", full.state_dict(), arch="torchvision:googlenet")
     assert torch.equal(logits_of(model.module, 224), logits_of(full, 224))
     assert any("aux1" in note for note in model.source.notes)
@@ -181,3 +182,20 @@ def test_a_size_that_the_network_does_not_run_on(tmp_path: Path) -> None:
     weights = build("timm:vit_tiny_patch16_224", CLASSES).state_dict()
     with pytest.raises(CheckpointError):
         load(tmp_path / "x.pth", weights, arch="timm:vit_tiny_patch16_224", image_size=50)
+
+
+WHOLE = Preprocessing(height_px=96, width_px=96, resize_mode="none", mean=(0.5, 0.5, 0.5))
+
+
+def test_a_whole_preprocessing_is_final_and_sizes_the_network(tmp_path: Path) -> None:
+    module = drawn(build("timm:test_vit", CLASSES, image_size_px=96))
+    model = load(tmp_path / "x.pth", module.state_dict(), arch="timm:test_vit", preprocessing=WHOLE)
+    assert model.preprocessing == WHOLE
+    assert torch.equal(logits_of(model.module, 96), logits_of(module, 96))
+    assert not any("preprocessing" in note for note in model.source.notes)
+
+
+@pytest.mark.parametrize("single", [{"image_size": 96}, {"resize": 100}, {"mean": (0, 0, 0)}])
+def test_a_whole_preprocessing_stands_alone(single: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"beside it {next(iter(single))}"):
+        LoadOptions(preprocessing=WHOLE, **single)

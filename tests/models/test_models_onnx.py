@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ltdeploy.errors import CheckpointError
 from ltdeploy.models.architectures import build
 from ltdeploy.models.classifier import LoadOptions, load_checkpoint
 from ltdeploy.models.onnx_classifier import OnnxClassifier
+from ltdeploy.preprocessing import Preprocessing
 
 TOLD = {"resize": "none", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 FEATURES = 5
@@ -247,3 +249,15 @@ def test_a_network_that_torch_exported(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.head.weight, expected)
     assert model.head.bias is not None
     assert model.preprocessing.height_px == 32
+
+
+def test_a_whole_preprocessing_leaves_nothing_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(graph().SerializeToString())
+    whole = Preprocessing(height_px=8, width_px=8, resize_px=9, interpolation="box")
+    model = load_checkpoint(path, options=LoadOptions(preprocessing=whole))
+    assert model.preprocessing == whole
+    assert not any("--interpolation" in note for note in model.source.notes)
+    other = LoadOptions(preprocessing=replace(whole, width_px=10))
+    with pytest.raises(CheckpointError, match=r"told is 8×10.*takes images of 8×8 pixels only"):
+        load_checkpoint(path, options=other)

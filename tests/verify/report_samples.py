@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ltdeploy.classes import ClassTable
-from ltdeploy.verify.report import FlippedImage, Reliability, ReliabilityBin, ReportDetails
+from ltdeploy.metrics import Reliability
+from ltdeploy.verify.report_details import FlippedImage, ReportDetails
 
 HOSTILE_NAMES = (
     "<script>window.hacked = 1</script>",
@@ -97,11 +98,13 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     half = 196 * math.sqrt(lost + 1) / images
     return {
         "classes": len(rows),
+        "classes_without_images": len(rows) - len(used),
         "images": images,
         **mean,
         "difference": difference,
         "ci_low": difference - half,
         "ci_high": difference + half,
+        "fail_high": difference + 1.3 * half,
         "flips_lost": lost,
         "flips_won": 0,
         "verdict": "fail" if lost else "pass",
@@ -111,11 +114,13 @@ def figures_of(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 def details_of(result: dict[str, Any], flips: int = 48) -> ReportDetails:
     """Return reliability for each group, pictures of about the size of real ones, provenance."""
     rng = np.random.default_rng(0)
-    bins = tuple(ReliabilityBin((k + 0.5) / 15, ((k + 0.5) / 15) ** 1.3, 20 + k) for k in range(15))
+    counts, confidence = np.arange(20, 35), (np.arange(15) + 0.5) / 15
+    counts[0] = 0
+    confidence[0] = np.nan
     curves = {
-        "unfixed": Reliability(bins, 0.12),
-        "reference": Reliability(bins, 0.03),
-        "candidate": Reliability(bins, None),
+        "unfixed": Reliability(counts, confidence, confidence**2),
+        "reference": Reliability(counts, confidence, confidence**1.3),
+        "candidate": Reliability(counts, confidence, confidence**1.3),
     }
     rows = result["classes"][::-1]
     images = []
@@ -126,6 +131,7 @@ def details_of(result: dict[str, Any], flips: int = 48) -> ReportDetails:
                 identifier=f"val/{row['name']}/{k:03d}.jpg",
                 label=row["name"],
                 group=row["group"],
+                kind=("lost", "won", "changed")[k % 3],
                 reference=row["name"] if k % 3 == 0 else other["name"],
                 candidate=row["name"] if k % 3 == 1 else rows[(k + 2) % len(rows)]["name"],
                 reference_probability=0.6,

@@ -86,6 +86,37 @@ def test_a_group_without_images_is_not_proven_and_one_without_classes_is_no_grou
     assert judgement.verdict == "inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("unmeasured", "verdict"), [(2, "pass"), (3, "inconclusive"), (4, "inconclusive")]
+)
+def test_a_group_of_whose_classes_most_have_no_images_is_not_proven(
+    unmeasured: int, verdict: str
+) -> None:
+    images = IMAGES.copy()
+    images[10 : 10 + unmeasured] = 0
+    few = judge(images, flips(), flips(), GROUPS).groups["few"]
+    assert (few.verdict, few.images_to_decide) == (verdict, None)
+    assert few.ci_low > -1.0
+    assert judge(images, flips(), flips(), GROUPS, equivalent=True).groups["few"].verdict == "pass"
+    # What is seen to be lost is lost, however little is seen.
+    lost = np.r_[np.zeros(14, dtype=int), 100]
+    assert judge(images, lost, flips(), GROUPS).groups["few"].verdict == "fail"
+
+
+def test_a_group_fails_by_the_corrected_limit_and_not_by_the_interval() -> None:
+    lost = np.zeros(15, dtype=int)
+    for count, verdict in ((5, "inconclusive"), (9, "fail")):
+        lost[10] = count
+        images = np.r_[np.full(10, 400), np.full(5, 20)]
+        few = judge(images, lost, flips(), GROUPS).groups["few"]
+        assert few.verdict == verdict
+        assert few.difference <= -1.0
+        assert few.ci_high < 0.0  # the 95 % interval alone would fail both
+        assert (few.fail_high < 0.0) == (verdict == "fail")
+    alone = judge(images, lost, flips(), {"all": np.arange(15)}).groups["all"]
+    assert alone.fail_high == alone.ci_high
+
+
 def test_a_loss_that_may_be_chance_does_not_fail() -> None:
     # 4 lost of 100: four points, beyond the margin, and one in sixteen by chance.
     images, groups = np.array([100, 5000]), {"few": np.array([0]), "many": np.array([1])}

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import HOSTILE_NAMES, details_of, result_of
 
-from ltdeploy.errors import LtdeployError, UsageError
-from ltdeploy.verify.report import (
-    FlippedImage,
-    ReliabilityBin,
-    ReportDetails,
-    choose_flips,
-    render_report,
-    write_report,
-)
+from ltdeploy.verify.report import render_report
+from ltdeploy.verify.report_details import ReportDetails, choose_flips
+from ltdeploy.verify.result import Flip
+
+
+def flip(label: int, reference: int, candidate: int) -> Flip:
+    return Flip(0, label, reference, candidate, 0.5, 0.5)
 
 
 class Document(HTMLParser):
@@ -145,13 +143,14 @@ def test_group_whose_classes_have_no_images_shows_dashes() -> None:
     result["groups"]["few"] = {
         **empty,
         "classes": 30,
+        "classes_without_images": 30,
         "images": 0,
         "flips_lost": 0,
         "flips_won": 0,
         "verdict": "inconclusive",
     }
     text = Document(render_report(result, title="t", sentence="s")).text
-    assert re.search(r"few\s*Undecided\s*–\s*–\s*–\s*–\s*no interval\s*0 / 0\s*30\s*0", text)
+    assert re.search(r"few\s*Undecided\s*–\s*–\s*–\s*–\s*no interval\s*0 / 0\s*0 of 30\s*0", text)
 
 
 @pytest.mark.parametrize("ends", [(-0.1, 0.1), (-40.0, 2.0), (-2.0, 30.0), (-0.9, 0.9)])
@@ -201,71 +200,74 @@ def test_same_input_gives_the_same_file() -> None:
     assert first == second
 
 
-def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    write_report(path, result_of(), title="t", sentence="s")
-    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LtdeployError, match=r"could not be written to .*nowhere"):
-        write_report(tmp_path / "nowhere" / "report.html", result_of(), title="t", sentence="s")
-
-
-def test_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(LtdeployError, match="No space left on device"):
-        write_report(path, result_of(), title="t", sentence="s")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_reliability_in_per_cent_is_refused() -> None:
-    with pytest.raises(UsageError, match="not per cent"):
-        ReliabilityBin(confidence=87.0, accuracy=0.5, count=3)
-
-
-@pytest.mark.parametrize(
-    ("reference", "candidate", "kind"),
-    [("lynx", "cat", "lost"), ("cat", "lynx", "won"), ("cat", "dog", "changed")],
-)
-def test_kind_of_flip(reference: str, candidate: str, kind: str) -> None:
-    assert FlippedImage("i", "lynx", "few", reference, candidate, 0.5, 0.5).kind == kind
-
-
 @given(rows=st.lists(st.tuples(*[st.integers(0, 5)] * 3), max_size=80), limit=st.integers(0, 20))
 def test_chosen_flips_are_flips_lost_first_and_as_many_as_fit(
     rows: list[tuple[int, int, int]], limit: int
 ) -> None:
-    labels, reference, candidate = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    chosen = choose_flips(labels, reference, candidate, np.array([9, 8, 7, 3, 2, 1]), limit)
-    flipped = set((reference != candidate).nonzero()[0].tolist())
-    assert len(chosen) == len(set(chosen)) == min(limit, len(flipped))
-    assert set(chosen) <= flipped
-    kinds = [
-        0 if reference[i] == labels[i] else 1 if candidate[i] == labels[i] else 2 for i in chosen
-    ]
+    flips = [flip(*row) for row in rows if row[1] != row[2]]
+    chosen = choose_flips(flips, [9, 8, 7, 3, 2, 1], limit)
+    assert len(chosen) == min(limit, len(flips))
+    assert not Counter(chosen) - Counter(flips)
+    kinds = [("lost", "won", "changed").index(f.kind) for f in chosen]
     assert kinds == sorted(kinds)
 
 
 def test_one_broken_class_does_not_fill_the_page() -> None:
-    labels = np.array([0] * 50 + [1, 2])
-    candidate = np.full(52, 3)
-    chosen = choose_flips(labels, labels, candidate, np.array([3, 500, 20, 9]), limit=4)
-    assert labels[chosen].tolist() == [0, 2, 1, 0]
+    flips = [flip(label, label, 3) for label in [0] * 50 + [1, 2]]
+    chosen = choose_flips(flips, [3, 500, 20, 9], limit=4)
+    assert [f.label for f in chosen] == [0, 2, 1, 0]
 
 
 def test_lost_images_leave_room_for_won_ones() -> None:
-    labels = np.zeros(40, dtype=np.int64)
-    reference = np.array([0] * 30 + [1] * 10)
-    candidate = 1 - reference
-    chosen = choose_flips(labels, reference, candidate, np.array([5, 5]), limit=12)
-    assert (reference[chosen] == 0).sum() == 9
-    assert (candidate[chosen] == 0).sum() == 3
+    flips = [flip(0, 0, 1)] * 30 + [flip(0, 1, 0)] * 10
+    chosen = choose_flips(flips, [5, 5], limit=12)
+    assert Counter(f.kind for f in chosen) == {"lost": 9, "won": 3}
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"), [((7, 7, 2), "lost"), ((7, 2, 7), "won"), ((7, 2, 3), "changed")]
+)
+def test_kind_of_flip(images: tuple[int, int, int], kind: str) -> None:
+    assert flip(*images).kind == kind
+
+
+def test_flips_without_pictures_are_counted_and_make_no_empty_gallery() -> None:
+    result = {**result_of(), "flips": 1234}
+    document = Document(render_report(result, title="t", sentence="s"))
+    assert "Images that flipped: 1,234. This report shows none of them." in document.text
+    assert not any(attributes.get("class") == "flips" for _, attributes in document.elements)
+
+
+def test_a_pass_with_classes_that_got_worse_is_warned_of() -> None:
+    def banner(verdict: str, worse: tuple[int, ...]) -> tuple[str | None, str]:
+        result = {**result_of(worse=worse), "verdict": verdict}
+        document = Document(render_report(result, title="t", sentence="s"))
+        classes = (a.get("class") or "" for tag, a in document.elements if tag == "section")
+        return next(c for c in classes if c.startswith("verdict")), document.text
+
+    style, text = banner("pass", (97, 98))
+    assert style == "verdict pass warned"
+    assert re.search(r"Pass\s*2 classes worse", text)
+    assert banner("pass", ())[0] == "verdict pass"
+    assert banner("fail", (97, 98))[0] == "verdict fail"
+
+
+def test_classes_without_images_are_counted_beside_the_figures() -> None:
+    text = Document(render_report(result_of(without_images=(98, 99)), title="t", sentence="s")).text
+    few = sum(row["group"] == "few" for row in result_of()["classes"])
+    assert f"{few - 2} of {few}" in text
+    assert "98 of 100" in text
+    assert "classes without images" in text
+    assert (
+        "classes without images"
+        not in Document(render_report(result_of(), title="t", sentence="s")).text
+    )
+
+
+def test_limit_that_kept_a_group_from_failing_is_shown_only_where_it_did() -> None:
+    result = result_of()
+    few = result["groups"]["few"]
+    few.update(difference=-2.67, ci_low=-5.58, ci_high=-0.26, fail_high=0.31)
+    assert "widened: … +0.31" not in render_report(result, title="t", sentence="s")
+    few["verdict"] = "inconclusive"
+    assert "widened: … +0.31" in render_report(result, title="t", sentence="s")

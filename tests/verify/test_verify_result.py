@@ -149,18 +149,18 @@ def test_the_order_of_classes_does_not_matter() -> None:
     assert moved.groups["few"].ci_low == pytest.approx(plain.groups["few"].ci_low)
 
 
-def test_equivalent_models_pass_on_three_images_and_different_ones_do_not() -> None:
+def test_equivalent_models_pass_on_an_image_per_class_and_different_ones_do_not() -> None:
     labels, reference = model()
-    few = labels[[0, 1000, 2500]], reference[[0, 1000, 2500]]
+    few = labels[::PER_CLASS], reference[::PER_CLASS]
     same = assess(*few, few[1] * (1 + 1e-6), None, TABLE)
     assert (same.verdict, same.equivalent) == ("pass", True)
     assert "numerically the same" in summarise(same)
-    # The same top-1 labels, yet logits that moved: three images prove nothing.
+    # The same top-1 labels, yet logits that moved: 30 images prove nothing.
     scaled = assess(*few, few[1] * 1.01, None, TABLE)
     assert (scaled.verdict, scaled.equivalent, scaled.flips) == ("inconclusive", False, 0)
     assert scaled.groups["few"].images_to_decide == pytest.approx(381, abs=1)
     assert "Too little data to decide" in summarise(scaled)
-    assert "381 images of few (now 1)" in summarise(scaled)
+    assert "381 images of few (now 10)" in summarise(scaled)
 
 
 def test_a_pass_names_the_class_that_got_worse_all_the_same() -> None:
@@ -171,8 +171,10 @@ def test_a_pass_names_the_class_that_got_worse_all_the_same() -> None:
     result = assess(labels, reference, candidate, None, TABLE)
     assert result.verdict == "pass"
     first = summarise(result).splitlines()[0]
-    assert first.startswith("The tail survived")
-    assert first.endswith("Worse for this class: species 3.")
+    assert first.startswith(
+        "Every group survived at the margin of 1 point, but this class got worse: species 3; "
+    )
+    assert "tail survived" not in first
 
 
 def test_missing_group_is_inconclusive_and_said() -> None:
@@ -180,8 +182,42 @@ def test_missing_group_is_inconclusive_and_said() -> None:
     seen = labels < 20
     result = assess(labels[seen], reference[seen], reference[seen] * 1.5, None, TABLE)
     assert result.verdict == result.groups["few"].verdict == "inconclusive"
-    assert "There are no images of few" in summarise(result)
+    assert "No class of few has images, too few to speak for the group: add" in summarise(result)
     assert result.groups["few"].reference is None
+
+
+@pytest.mark.parametrize(("measured", "verdict"), [(1, "inconclusive"), (5, "pass")])
+def test_classes_without_images_are_counted_and_most_of_them_keep_a_group_undecided(
+    measured: int, verdict: str
+) -> None:
+    labels, reference = model(per_class=400)
+    seen = labels < 20 + measured
+    result = assess(labels[seen], reference[seen], reference[seen] * 1.5, None, TABLE)
+    first = summarise(result).splitlines()[0]
+    few = result.groups["few"]
+    assert (few.verdict, few.images_to_decide, few.classes_without_images) == (
+        verdict, None, 10 - measured,
+    )  # fmt: skip
+    have = "has" if measured == 1 else "have"
+    assert f"nly {measured} of the 10 few classes {have} images" in first
+    assert ("add images of species 21, species 22" in first) == (verdict == "inconclusive")
+    assert [row[1] for row in group_rows(result)][3:] == [
+        f"{measured} of 10", f"{20 + measured} of 30",
+    ]  # fmt: skip
+    same = assess(labels[seen], reference[seen], reference[seen], None, TABLE)
+    assert same.verdict == "pass"
+    assert f"Only {measured} of the 10 few classes {have} images." in summarise(same)
+
+
+def test_limit_that_kept_a_group_from_failing_is_said() -> None:
+    labels, reference = model(per_class=20)
+    candidate = reference.copy()
+    candidate[np.flatnonzero((labels == 25) & (reference.argmax(1) == 25))[:5], 25] = -9.0
+    result = assess(labels, reference, candidate, None, TABLE)
+    few = result.groups["few"]
+    assert (few.verdict, few.ci_high < 0.0 <= few.fail_high) == ("inconclusive", True)
+    assert "when corrected for several groups)" in summarise(result).splitlines()[0]
+    assert json.loads(result.to_json())["groups"]["few"]["fail_high"] == few.fail_high
 
 
 def test_groups_follow_the_tables_rule() -> None:

@@ -143,7 +143,7 @@ def test_images_that_chose_the_fix_are_refused(
     exported = export_bundle(
         load_checkpoint(checkpoint), [spec], tmp_path / "auto.ltd", validation=data
     )
-    with pytest.raises(DataError, match=r"72 of the 72 images .* chose the fix"):
+    with pytest.raises(DataError, match=r"chose the fix of auto.ltd \(72 of the 72"):
         verify_bundle(exported.bundle, data, reference=checkpoint)
     # One shared image is enough, whatever it is called.
     folder = tmp_path / "other"
@@ -156,7 +156,7 @@ def test_images_that_chose_the_fix_are_refused(
     done = verify_bundle(exported.bundle, open_dataset(str(folder)), reference=checkpoint)
     assert done.result.images == 6
     shutil.copy(photos / NAMES[2] / "3.png", folder / NAMES[2] / "again.png")
-    with pytest.raises(DataError, match="1 of the 7 images"):
+    with pytest.raises(DataError, match=r"1 of the 7"):
         verify_bundle(exported.bundle, open_dataset(str(folder)), reference=checkpoint)
 
 
