@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from samples import draw_photo, write_checkpoint
 
+# As the command line does: tests share the machine, and waiting threads should not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 

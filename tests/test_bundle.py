@@ -52,7 +52,7 @@ def test_holds_no_pickle_and_no_absolute_path(bundle_path: Path) -> None:
     text = (bundle_path / "manifest.json").read_text()
     assert str(bundle_path.parent) not in text
     for file in bundle_path.iterdir():
-        assert file.suffix in {".json", ".onnx", ".npz"}
+        assert file.suffix in {".json", ".onnx", ".npz", ".html"}
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
