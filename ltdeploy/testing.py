@@ -45,6 +45,7 @@ def assert_tail_maintained(
         def test_new_model_is_as_good_as_the_old_one():
             assert_tail_maintained("new.ltd", "photos/test", reference="old.ltd")
     """
+    __tracebackhide__ = True  # pytest shows the table, not this function
     dataset = data if isinstance(data, Dataset) else open_dataset(os.fspath(data))
     done = verify_bundle(bundle, dataset, reference=reference, margin=margin, engine=engine)
     accepted = {"pass", "inconclusive"} if allow_inconclusive else {"pass"}

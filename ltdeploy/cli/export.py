@@ -9,7 +9,7 @@ import typer
 
 from ..errors import FixError, UsageError
 from . import options as opt
-from .output import Output
+from .output import Output, program
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -197,8 +197,7 @@ def report_export(output: Output, exported: Exported) -> None:
         output.say(f"  · {note}")
     for note in manifest.fix.notes:
         output.say(f"  · {note}")
-    for identifier, reason in exported.unreadable[:10]:
-        output.warn(f"{identifier} was left out: {reason}")
+    output.left_out(exported.unreadable)
     groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
     output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
     for one in exported.fixes:
@@ -221,7 +220,7 @@ def report_export(output: Output, exported: Exported) -> None:
     where = {
         "weights": "folded into the head's weights: no cost at inference",
         "nodes": "appended as explicit nodes",
-        "none": "nothing to fold",
+        "none": "none",
     }
     output.say(
         f"Graph    {manifest.graphs[0].nodes} nodes, opset {manifest.graphs[0].opset}; fix "
@@ -232,4 +231,4 @@ def report_export(output: Output, exported: Exported) -> None:
         f"from the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
     )
     output.say(f"Wrote    {exported.bundle.path}")
-    output.say(f"Next     ltdeploy verify {exported.bundle.path} --data DATA")
+    output.say(f"Next     {program()} verify {exported.bundle.path} --data DATA")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Output", "encode", "silence_stdout", "write_text"]
+__all__ = ["Output", "encode", "program", "silence_stdout", "write_text"]
 
 
 class Output:
@@ -56,6 +57,16 @@ class Output:
     def say(self, text: str) -> None:
         """Print a sentence."""
         self.console.print(encode(text).decode(), markup=False, soft_wrap=True)
+
+    def left_out(self, unreadable: Sequence[tuple[str, str]]) -> None:
+        """Name the images that could not be used, the first ten in full."""
+        for identifier, reason in unreadable[:10]:
+            self.warn(reason if identifier in reason else f"{identifier}: {reason}")
+        if unreadable:
+            self.warn(
+                f"{len(unreadable)} images could not be read and were left out; the exit code says "
+                "so too"
+            )
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, quiet or not."""
@@ -104,6 +115,14 @@ class Output:
 def encode(text: str) -> bytes:
     """Return UTF-8, with bytes of file names that are none written as ``\\udcxx``."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def program() -> str:
+    """Return what to type for ``ltdeploy`` here: its path where a shell would not find it."""
+    name = Path(sys.argv[0])
+    if shutil.which("ltdeploy") is not None or name.name != "ltdeploy":
+        return "ltdeploy"
+    return os.path.relpath(name)
 
 
 def silence_stdout() -> None:

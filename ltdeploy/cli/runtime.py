@@ -29,16 +29,21 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141
 
 
+_INTERRUPTED = "Interrupted; nothing was half-written."
+
+
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; print one clear text for any error."""
     debug = "--debug" in arguments
     try:
         code = app(args=list(arguments), prog_name="ltdeploy", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:  # Typer swallows Ctrl-C and returns its code
+            return _report(debug, ExitCode.INTERRUPTED, _INTERRUPTED)
         return int(code or 0)
     except Exit as end:
         return end.exit_code
     except (Abort, KeyboardInterrupt):
-        return _report(debug, ExitCode.INTERRUPTED, "Interrupted; nothing was half-written.")
+        return _report(debug, ExitCode.INTERRUPTED, _INTERRUPTED)
     except TyperException as error:
         return _report(debug, ExitCode.BAD_INPUT, _usage_text(error))
     except LtdeployError as error:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options as opt
-from .output import Output
+from .output import Output, program
 from .runtime import ExitCode
 
 __all__ = ["train"]
@@ -71,15 +71,14 @@ def train(
     dataset = open_dataset(data, root=root, split="train")
     preprocessing = adjust_preprocessing(default_preprocessing(arch), changes)
     done = fit(dataset, arch, options, out, preprocessing=preprocessing, tracker=output.track)
-    for identifier, reason in done.unreadable[:10]:
-        output.warn(f"{identifier} was left out: {reason}")
+    output.left_out(done.unreadable)
     output.say(
         f"Trained {arch} on {len(dataset) - len(done.unreadable)} images of {len(done.classes)} "
         f"classes in {done.seconds:.0f} s: loss {done.losses[-1]:.3f}, training accuracy "
         f"{done.accuracy:.1f} %"
     )
     output.say(f"Wrote    {out}")
-    output.say(f"Next     ltdeploy export --tau auto --val DATA {out}")
+    output.say(f"Next     {program()} export --tau auto --val DATA {out}")
     output.json(
         {
             "schema": 1,

@@ -122,14 +122,11 @@ def conclude(
         )
     if "Note" in done.provenance:
         output.warn(done.provenance["Note"])
-    for identifier, reason in done.unreadable[:10]:
-        output.warn(f"{identifier} was left out: {reason}")
-    if len(done.unreadable) > 10:
-        output.warn(f"and {len(done.unreadable) - 10} more unreadable images")
+    output.left_out(done.unreadable)
     without = result.without_images
     if without:
         output.warn(
-            f"{len(without)} classes have no image in {done.dataset.name} and stand in no figure: "
+            f"{len(without)} classes have no image in {done.dataset.name} and were not tested: "
             f"{', '.join(without[:10])}{' …' if len(without) > 10 else ''}"
         )
     output.say(f"{result.verdict.upper()}  {sentence(result)}")

@@ -58,7 +58,14 @@ def find_architecture(
     if parts.arch is None and len(names) > 1:
         return None, [f"the weights fit {', '.join(names)} alike"]
     if parts.arch is None:
-        parts.notes.append(f"The architecture {names[0]} was recognised by its keys and shapes.")
+        note = f"The architecture {names[0]} was recognised by its keys and shapes."
+        family, _, name = names[0].partition(":")
+        if family == "torchvision":
+            note += (
+                f" A timm model may have the same ones and another resize: if it comes from timm, "
+                f"say --arch timm:{name}."
+            )
+        parts.notes.append(note)
     elif len(names) > 1:
         parts.notes.append(
             f"The file records {parts.arch!r}, which {' and '.join(names)} fit alike; {names[0]} "
