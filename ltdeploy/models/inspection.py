@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..classes import ClassTable
 from ..errors import CheckpointError
 from ..preprocessing import Preprocessing
+from .architectures import default_preprocessing
 from .classifier import Classifier, assemble, describe, read_parts, resolve
 from .head import Head
 from .layouts import BALANCED_LOSSES, Parts
@@ -148,7 +149,12 @@ def inspect_checkpoint(
         if options.arch is not None:
             raise
         return _partial(path, parts, options)
-    model = assemble(path, parts, found, options)
+    try:
+        model = assemble(path, parts, found, options)
+    except CheckpointError:
+        if _knows_preprocessing(parts, found.arch):
+            raise
+        return _partial(path, parts, options, found.arch)
     told = options.preprocessing is not None or bool(options.preprocessing_changes())
     in_file = parts.preprocessing is not None or bool(parts.changes)
     in_file = in_file or parts.layout == "Hugging Face folder"
@@ -178,8 +184,15 @@ def _complete(
     )
 
 
-def _partial(path: Path, parts: Parts, options: LoadOptions) -> Inspection:
-    """Report what the weights alone tell."""
+def _knows_preprocessing(parts: Parts, arch: str) -> bool:
+    try:
+        return parts.preprocessing is not None or default_preprocessing(arch) is not None
+    except CheckpointError:
+        return False
+
+
+def _partial(path: Path, parts: Parts, options: LoadOptions, arch: str | None = None) -> Inspection:
+    """Report what the weights alone tell; with ``arch`` known, its preprocessing is not."""
     guessed = guess_head(parts.tensors)
     head = None
     notes = list(parts.notes)
@@ -187,19 +200,21 @@ def _partial(path: Path, parts: Parts, options: LoadOptions) -> Inspection:
         stem, (classes, features) = guessed
         head = HeadReport(stem, classes, features, bias=f"{stem}.bias" in parts.tensors)
         notes.append(f"The head {stem!r} is a guess by name and shape.")
-    if parts.arch is not None:
+    if arch is None and parts.arch is not None:
         notes.append(f"The file records the architecture {parts.arch!r}, which its weights do not "
                      "fit in any supported family.")  # fmt: skip
     table = options.classes
     if table is None and parts.train_counts is not None:
         table = ClassTable.from_counts(parts.train_counts, parts.class_names)
     missing = ["--arch FAMILY:NAME (the network these weights belong to)"]
+    if arch is not None:
+        missing = ["--image-size PX and --resize PX (or squash): how images are prepared"]
     if table is None:
         missing.append(_missing_classes())
     return Inspection(
         path=path.resolve(),
         layout=parts.layout,
-        arch=None,
+        arch=arch,
         tensors=len(parts.tensors),
         head=head,
         classes=table,

@@ -149,3 +149,25 @@ def test_the_real_checkpoint_has_the_accuracy_of_its_readme(data_dir: Path) -> N
             predicted = model.module(batch).argmax(1).numpy()
         correct += int((predicted == labels[start : start + 500]).sum())
     assert correct == 2834
+
+
+def test_a_folder_without_preprocessing_lists_all_that_is_missing(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        num_labels=CLASSES,
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert found.head is not None
+    assert found.head.classes == CLASSES
+    assert [line.split()[0] for line in found.missing] == ["--image-size", "--classes"]
+    told = LoadOptions(
+        image_size=32, resize="squash", classes=ClassTable.from_counts([1] * CLASSES)
+    )
+    assert inspect_checkpoint(tmp_path, told).is_complete
