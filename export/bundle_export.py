@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,16 @@ import numpy.typing as npt
 
 from ltdeploy import __version__
 from ltdeploy._optional import installed_version
-from ltdeploy.arrays import FloatArray
 from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, file_entry, write_bundle
-from ltdeploy.datasets import Dataset, align_labels
+from ltdeploy.datasets import Dataset
 from ltdeploy.datasets.species import SpeciesDataset
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine, import_onnxruntime
 from ltdeploy.engines.torch_reference import reference_engine
 from ltdeploy.errors import ExportError, ImageError
-from ltdeploy.fixes import AffineMap, FittedFix, Fix, FixContext, FixSpec, fit_fixes
+from ltdeploy.fixes import FIXES, FittedFix, FixFile, FixSpec
+from ltdeploy.fixes.encoding import encode
+from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.images import load_prepared
-from ltdeploy.inference import collect_logits
 from ltdeploy.manifest import (
     ClassEntry,
     FixEntry,
@@ -33,7 +34,6 @@ from ltdeploy.manifest import (
     HeadEntry,
     Manifest,
     MethodEntry,
-    SelectionEntry,
     SourceEntry,
     TensorEntry,
 )
@@ -41,6 +41,7 @@ from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 
 from .checks import Checks, check_graph
+from .fitting import fit_requested
 from .fold import Folding, folded
 from .foreign import onnx_from_foreign
 from .to_onnx import onnx_from_classifier
@@ -64,7 +65,8 @@ class Exported:
 
     Attributes
     ----------
-    fixes : as they were applied, with what stands behind each that was ``auto``.
+    fixes : those that were fitted, with what stands behind each that was ``auto``; what a fix file
+        brought is in the manifest alone.
     unreadable : validation images that could not be used, and why.
     """
 
@@ -76,7 +78,7 @@ class Exported:
 
 def export_bundle(
     model: Classifier | OnnxClassifier,
-    fixes: list[FixSpec],
+    fixes: Sequence[FixSpec | FixFile],
     out: Path,
     *,
     validation: Dataset | None = None,
@@ -87,9 +89,10 @@ def export_bundle(
 
     Parameters
     ----------
-    fixes : applied in order; those with an ``auto`` parameter need ``validation``.
+    fixes : applied in order; those with an ``auto`` parameter need ``validation``, fix files with
+        a fitted map are used as they stand.
     validation : images the model was not trained on and nobody will report figures for.
-    force : apply a fix even where it is refused as harmful.
+    force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint.
 
     Raises
     ------
@@ -98,31 +101,14 @@ def export_bundle(
     """
     import_onnxruntime()  # the checks need it: better missed now than after the work
     table = model.require_complete()
-    engine = reference_engine(model)
-    context = FixContext(
-        head=model.head, classes=table, trained_with=model.trained_with, force=force
-    )
-    selected = None
-    needs_validation = [spec for spec in fixes if spec.is_auto]
-    if validation is not None and needs_validation:
-        labels = align_labels(validation, table)
-        selected = collect_logits(
-            engine, validation, labels, model.preprocessing, track=track, label="validation"
-        )
-        context = FixContext(
-            head=model.head,
-            classes=table,
-            logits=selected.logits,
-            labels=selected.labels,
-            trained_with=model.trained_with,
-            force=force,
-        )
-    fix, fitted = fit_fixes(fixes, context)
-    applied = [one.fix for one in fitted if one.fix is not None]
+    engine = reference_engine(model, features=True)
+    fitted = fit_requested(model, engine, fixes, validation=validation, force=force, track=track)
+    fix = fitted.fix
 
     images = golden_images(validation, model.preprocessing)
-    unfixed = engine.run({"images": images})["logits"]
-    expected = fix.apply(unfixed)
+    unfixed = engine.run({"images": images})
+    engine.close()
+    expected = fix.apply(unfixed["logits"], unfixed.get("features"))
     graph, folding = _graph(model, fix)
     content = graph.SerializeToString()
     if len(content) > _LARGEST_ONNX_BYTES:
@@ -135,10 +121,8 @@ def export_bundle(
     candidate.close()
 
     files = {"model.onnx": content, GOLDEN: _npz(images=images, logits=expected)}
-    selection = None
-    if validation is not None and selected is not None:
-        files[SELECTION] = _npz(hashes=np.sort(selected.hashes))
-        selection = _selection_entry(validation, len(selected.hashes), fitted)
+    if fitted.selection is not None:
+        files[SELECTION] = _npz(hashes=fitted.hashes)
     manifest = Manifest(
         schema=1,
         task="classification",
@@ -157,12 +141,11 @@ def export_bundle(
             activation=model.head.activation,
         ),
         fix=FixEntry(
-            methods=tuple(MethodEntry(method=f.method, parameters=f.parameters()) for f in applied),
-            scale=_nested_tuple(fix.scale),
-            shift=_nested_tuple(fix.shift),
+            methods=fitted.methods,
+            steps=encode(fix),
             folded=folding,
-            selected_on=selection,
-            notes=_fix_notes(table, applied, folding),
+            selected_on=fitted.selection,
+            notes=_fix_notes(table, fitted.methods, folding),
         ),
         preprocessing=model.preprocessing.to_dict(),
         graphs=(_graph_entry(graph),),
@@ -177,8 +160,7 @@ def export_bundle(
         files={name: file_entry(content) for name, content in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
-    unreadable = selected.unreadable if selected is not None else ()
-    return Exported(bundle, fitted, checks, unreadable)
+    return Exported(bundle, fitted.fixes, checks, fitted.unreadable)
 
 
 def golden_images(
@@ -200,7 +182,7 @@ def golden_images(
     raise ExportError(f"No {_GOLDEN_IMAGES} images could be read to check the exported graph with.")
 
 
-def _graph(model: Classifier | OnnxClassifier, fix: AffineMap) -> tuple[onnx.ModelProto, Folding]:
+def _graph(model: Classifier | OnnxClassifier, fix: LogitMap) -> tuple[onnx.ModelProto, Folding]:
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": _shown_arch(model.arch)}
@@ -240,33 +222,18 @@ def _graph_entry(graph: onnx.ModelProto) -> GraphEntry:
     )
 
 
-def _selection_entry(
-    validation: Dataset, images: int, fitted: tuple[FittedFix, ...]
-) -> SelectionEntry:
-    made = [one.choice for one in fitted if one.choice is not None]
-    return SelectionEntry(
-        name=validation.name,
-        images=images,
-        balanced_before=made[0].before if made else None,
-        balanced_after=made[-1].after if made else None,
-        notes=tuple(choice.note for choice in made if choice.note),
-    )
-
-
-def _fix_notes(table: ClassTable, fixes: list[Fix], folding: Folding) -> tuple[str, ...]:
+def _fix_notes(
+    table: ClassTable, methods: Sequence[MethodEntry], folding: Folding
+) -> tuple[str, ...]:
     notes = []
-    if table.unseen and any("counts" in fix.needs for fix in fixes):
+    if table.unseen and any("counts" in FIXES[one.method].needs for one in methods):
         notes.append(
             f"{len(table.unseen)} classes without a training image were counted as one image: "
             f"{', '.join(table.unseen[:10])}"
         )
     if folding == "nodes":
-        notes.append("this head cannot take the fix in its weights: it follows as explicit nodes")
+        notes.append("the head's weights cannot take the whole fix: explicit nodes do the rest")
     return tuple(notes)
-
-
-def _nested_tuple(array: FloatArray) -> Any:
-    return tuple(map(tuple, array.tolist())) if array.ndim == 2 else tuple(array.tolist())
 
 
 def _npz(**arrays: npt.NDArray[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Fold a fix into a PyTorch head, so that it costs nothing at inference."""
+"""Put a fix into a PyTorch model: into its head's weights where that is exact, else as nodes."""
 
 from __future__ import annotations
 
@@ -7,101 +7,75 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from ltdeploy.engines.torch_reference import require_suits
 from ltdeploy.fixes import AffineMap
+from ltdeploy.fixes.logit_map import LogitMap
+from ltdeploy.fixes.maps import NewHead, compose, steps_of
+from ltdeploy.models.head import Head
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from ltdeploy.models.classifier import Classifier
 
-__all__ = ["Folding", "folded"]
+__all__ = ["Folding", "folded", "split"]
 
 Folding = Literal["weights", "nodes", "none"]
+Weights = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]
+
+
+def split(fix: LogitMap, head: Head) -> tuple[Weights | None, tuple[LogitMap, ...]]:
+    """Return what a head's weights take of a fix, W' and b' in float64, and the steps that remain.
+
+    The first step goes in if it is affine and the head linear (``W' = A W``, ``b' = A b + c``), or
+    if it is a new head on the features as they are. None where no weight changes.
+    """
+    steps = tuple(step for step in steps_of(compose(fix)) if not step.is_identity)
+    if not steps or not head.foldable:
+        return None, steps
+    first = steps[0]
+    if isinstance(first, AffineMap) and head.kind == "linear":
+        return first.fold(head.weight, head.bias), steps[1:]
+    if isinstance(first, NewHead) and first.is_linear:
+        return (first.weight, first.bias if first.bias.any() else None), steps[1:]
+    return None, steps
 
 
 @contextlib.contextmanager
-def folded(model: Classifier, fix: AffineMap) -> Iterator[tuple[nn.Module, Folding]]:
+def folded(model: Classifier, fix: LogitMap) -> Iterator[tuple[nn.Module, Folding]]:
     """Give the model with ``fix`` inside; afterwards its head is as it was.
 
-    A linear head, or a 1×1 convolution that acts as one, takes ``W' = A W`` and ``b' = A b + c``,
-    computed in float64 and rounded once to float32. Where the logits are made otherwise (a cosine
-    head, two averaged heads) the map follows the model as one Mul and one Add, or one MatMul.
+    A linear head, or a 1×1 convolution that acts as one, takes an affine map in its weights; a new
+    linear head takes any head's place. Weights are computed in float64 and rounded once to float32.
+    Of what remains, steps that look at features stand in the head's place, where the features are,
+    and steps that look at logits alone behind the model.
 
     Yields
     ------
     the module to export, and how the fix went in.
-    """
-    from torch import nn
 
-    if fix.is_identity:
+    Raises
+    ------
+    FixError
+        If the fix was made for another model, or looks at features that there are not.
+    """
+    from .step_modules import FixedHead, FixedModel, linear_like
+
+    require_suits(fix, model)
+    weights, rest = split(fix, model.head)
+    if weights is None and not rest:
         yield model.module, "none"
         return
-    head = model.module.get_submodule(model.head_path)
-    linear = isinstance(head, nn.Linear) or (
-        isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1)
-    )
-    if not (linear and model.head.foldable and model.head.kind == "linear"):
-        yield nn.Sequential(model.module, _affine_module(fix)).eval(), "nodes"
-        return
-    model.module.set_submodule(model.head_path, _folded_head(head, fix))
+    original = model.module.get_submodule(model.head_path)
+    head = original if weights is None else linear_like(original, *weights)
+    if any(step.needs_features for step in rest):
+        head, rest = FixedHead(head, rest).eval(), ()
+    model.module.set_submodule(model.head_path, head)
     try:
-        yield model.module, "weights"
+        whole = FixedModel(model.module, rest).eval() if rest else model.module
+        plain = weights is not None and whole is model.module and not isinstance(head, FixedHead)
+        yield whole, "weights" if plain else "nodes"
     finally:
-        model.module.set_submodule(model.head_path, head)
-
-
-def _folded_head(head: nn.Module, fix: AffineMap) -> nn.Module:
-    from torch import nn
-
-    assert isinstance(head, nn.Linear | nn.Conv2d)
-    weight = head.weight.detach().double().numpy()
-    bias = None if head.bias is None else head.bias.detach().double().numpy()
-    new_weight, new_bias = fix.fold(weight.reshape(fix.classes, -1), bias)
-    out: nn.Linear | nn.Conv2d
-    if isinstance(head, nn.Linear):
-        out = nn.Linear(head.in_features, fix.classes, bias=new_bias is not None)
-    else:
-        out = nn.Conv2d(
-            head.in_channels,
-            fix.classes,
-            1,
-            stride=head.stride,  # type: ignore[arg-type]
-            bias=new_bias is not None,
-        )
-    out.weight.data = _float32(new_weight.reshape(weight.shape))
-    if new_bias is not None:
-        assert out.bias is not None
-        out.bias.data = _float32(new_bias)
-    return out.eval()
-
-
-def _float32(array: np.ndarray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _affine_module(fix: AffineMap) -> nn.Module:
-    from torch import nn
-
-    class Affine(nn.Module):
-        """``A z + c`` as explicit nodes, those that change nothing left out."""
-
-        scale: torch.Tensor
-        shift: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("scale", _float32(fix.scale))
-            self.register_buffer("shift", _float32(fix.shift))
-            self.scales = not (fix.is_diagonal and bool(np.all(fix.scale == 1)))
-            self.shifts = bool(fix.shift.any())
-
-        def forward(self, logits: torch.Tensor) -> torch.Tensor:
-            if self.scales:
-                logits = logits * self.scale if fix.is_diagonal else logits @ self.scale.T
-            return logits + self.shift if self.shifts else logits
-
-    return Affine()
+        model.module.set_submodule(model.head_path, original)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltdeploy.fixes import AffineMap
+from ltdeploy.engines.torch_reference import require_suits
+from ltdeploy.fixes.logit_map import LogitMap
+from ltdeploy.models.onnx_head import free_name, names_in
 from ltdeploy.preprocessing import Preprocessing
 
-from .fold import Folding
+from .fold import Folding, split
+from .step_nodes import append_steps
 from .to_onnx import INPUT, OUTPUT
 
 if TYPE_CHECKING:
@@ -21,25 +25,31 @@ __all__ = ["onnx_from_foreign"]
 
 
 def onnx_from_foreign(
-    model: OnnxClassifier, fix: AffineMap, metadata: dict[str, str]
+    model: OnnxClassifier, fix: LogitMap, metadata: dict[str, str]
 ) -> tuple[onnx.ModelProto, Folding]:
     """Return the graph ``images`` uint8 (N, H, W, 3) → ``logits`` float32 (N, C), and the folding.
 
-    The fix goes into the last Gemm or MatMul; cast, transpose and normalisation are put in front
+    What can go into the last Gemm or MatMul goes there; steps that cannot follow as nodes, those
+    that look at features on that node's input. Cast, transpose and normalisation are put in front
     of the graph's own input.
+
+    Raises
+    ------
+    FixError
+        If the fix was made for another model.
     """
-    weight, bias = fix.fold(model.head.weight, model.head.bias)
-    changed = model.with_head(weight, bias)
+    require_suits(fix, model)
+    weights, rest = split(fix, model.head)
+    changed = copy.deepcopy(model.model) if weights is None else model.with_head(*weights)
+    if rest:
+        append_steps(changed, rest, model.features_name, model.output_name)
     _rename(changed, model.output_name, OUTPUT)
-    taken = {name for node in changed.graph.node for name in (*node.input, *node.output)}
-    entry = "ltdeploy_normalised"
-    while entry in taken:
-        entry += "_"
+    entry = free_name("ltdeploy_normalised", set(names_in(changed)))
     _rename(changed, model.input_name, entry)
     _prepend_normalisation(changed, entry, model.preprocessing)
     for key, value in metadata.items():
         changed.metadata_props.add(key=key, value=value)
-    return changed, "none" if fix.is_identity else "weights"
+    return changed, "nodes" if rest else "none" if weights is None else "weights"
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:

@@ -32,6 +32,8 @@ class Logits:
     labels, indices : arrays of shape (N,): labels in the class table's order, places in the data.
     hashes : array of shape (N,), uint64: fingerprints of the prepared images.
     unreadable : identifier and reason of every image that could not be used.
+    features : array of shape (N, D), float32: what the head is given; None where the engine does
+        not tell it.
     """
 
     logits: FloatArray
@@ -39,6 +41,7 @@ class Logits:
     indices: npt.NDArray[np.int64]
     hashes: npt.NDArray[np.uint64]
     unreadable: tuple[tuple[str, str], ...]
+    features: FloatArray | None = None
 
 
 def batch_size_for(preprocessing: Preprocessing) -> int:
@@ -67,7 +70,7 @@ def collect_logits(
     track: Tracker = silent,
     label: str = "images",
 ) -> Logits:
-    """Return the engine's logits for every readable image.
+    """Return the engine's logits, and features where it tells them, for every readable image.
 
     Parameters
     ----------
@@ -82,25 +85,33 @@ def collect_logits(
     """
     size = batch_size_for(preprocessing)
     loader = Loader(dataset, labels, preprocessing, batch_size=size)
-    rows, kept_labels, indices, hashes = [], [], [], []
+    rows: dict[str, FloatArray] = {}  # filled in place: nothing of this size is held twice
+    indices, hashes = [], []
+    done = 0
     total = -(-len(dataset) // size)
     for batch in track(loader, total=total, label=label):
-        logits = engine.run({engine.inputs[0].name: batch.images})[engine.outputs[0].name]
-        check_finite(engine.name, logits, [dataset.identifier(int(i)) for i in batch.indices])
-        rows.append(logits)
-        kept_labels.append(batch.labels)
+        results = engine.run({engine.inputs[0].name: batch.images})
+        names = [dataset.identifier(int(i)) for i in batch.indices]
+        check_finite(engine.name, results[engine.outputs[0].name], names)
+        for name, values in results.items():
+            if name not in rows:
+                rows[name] = np.empty((len(dataset), values.shape[1]), values.dtype)
+            rows[name][done : done + len(values)] = values
+        done += len(batch.indices)
         indices.append(batch.indices)
         hashes.append(fingerprints(batch.images))
-    if not rows:
+    if not done:
         first = loader.unreadable[0]
         raise DataError(
             f"None of the {len(dataset)} images of {dataset.name} is readable; the first is "
             f"{first[0]}: {first[1]}"
         )
+    kept = np.concatenate(indices)
     return Logits(
-        np.concatenate(rows),
-        np.concatenate(kept_labels),
-        np.concatenate(indices),
+        rows[engine.outputs[0].name][:done],
+        labels[kept],
+        kept,
         np.concatenate(hashes),
         tuple(loader.unreadable),
+        rows["features"][:done] if "features" in rows else None,
     )

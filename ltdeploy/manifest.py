@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from .classes import ClassTable, GroupRule
-from .fixes.affine import AffineMap
+from .fixes.encoding import MethodEntry, SelectionEntry, Step, Strict, decode
+from .fixes.logit_map import LogitMap
 from .preprocessing import Preprocessing
 
 __all__ = [
@@ -33,11 +33,7 @@ Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClassEntry(_Strict):
+class ClassEntry(Strict):
     """One class, in label order."""
 
     name: str
@@ -45,14 +41,14 @@ class ClassEntry(_Strict):
     group: str
 
 
-class GroupEntry(_Strict):
+class GroupEntry(Strict):
     """How training counts make groups: a class is in ``names[i]`` above ``above[i]`` images."""
 
     names: tuple[str, ...]
     above: tuple[int, ...]
 
 
-class HeadEntry(_Strict):
+class HeadEntry(Strict):
     """The last linear map as it was in the checkpoint, without its weights."""
 
     kind: Literal["linear", "cosine"]
@@ -64,41 +60,21 @@ class HeadEntry(_Strict):
     activation: Literal["softmax", "sigmoid"]
 
 
-class MethodEntry(_Strict):
-    """One fix, by name and parameters."""
-
-    method: str
-    parameters: dict[str, float | str]
-
-
-class SelectionEntry(_Strict):
-    """The images on which ``auto`` parameters were chosen; their hashes stand in selection.npz."""
-
-    name: str
-    images: Count
-    balanced_before: Finite | None
-    balanced_after: Finite | None
-    notes: tuple[str, ...] = ()
-
-
-class FixEntry(_Strict):
-    """What was done to the logits: ``z' = A z + c``, A as its diagonal or in full."""
+class FixEntry(Strict):
+    """What was done to the logits: by name, and as the steps of the map that all of it makes."""
 
     methods: tuple[MethodEntry, ...]
-    scale: tuple[Finite, ...] | tuple[tuple[Finite, ...], ...]
-    shift: tuple[Finite, ...]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     folded: Literal["weights", "nodes", "none"]
     selected_on: SelectionEntry | None = None
     notes: tuple[str, ...] = ()
 
-    def affine(self) -> AffineMap:
-        """Return the map as arrays."""
-        return AffineMap(
-            np.array(self.scale, dtype=np.float64), np.array(self.shift, dtype=np.float64)
-        )
+    def logit_map(self) -> LogitMap:
+        """Return the map; the identity where nothing was done."""
+        return decode(self.steps)
 
 
-class TensorEntry(_Strict):
+class TensorEntry(Strict):
     """A graph input or output; a text in ``shape`` is an axis of any length."""
 
     name: str
@@ -106,7 +82,7 @@ class TensorEntry(_Strict):
     shape: tuple[int | str, ...]
 
 
-class GraphEntry(_Strict):
+class GraphEntry(Strict):
     """One executable file of the bundle."""
 
     file: str
@@ -117,7 +93,7 @@ class GraphEntry(_Strict):
     outputs: tuple[TensorEntry, ...]
 
 
-class SourceEntry(_Strict):
+class SourceEntry(Strict):
     """The checkpoint that the bundle was made from; ``path`` is relative to the bundle's parent."""
 
     path: str
@@ -127,14 +103,14 @@ class SourceEntry(_Strict):
     notes: tuple[str, ...] = ()
 
 
-class FileEntry(_Strict):
+class FileEntry(Strict):
     """Hash and size of one file."""
 
     sha256: Sha256
     bytes: Count
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """Everything that is true of a bundle and is not an array."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -158,8 +134,9 @@ class Manifest(_Strict):
         stated = tuple(entry.group for entry in self.classes)
         if table.groups != stated:
             raise ValueError("the classes' groups contradict their counts and the group rule")
-        if self.fix.affine().classes != len(table):
-            raise ValueError(f"the fix is for {self.fix.affine().classes} of {len(table)} classes")
+        fixed = self.fix.logit_map().classes
+        if fixed != len(table):
+            raise ValueError(f"the fix is for {fixed} of {len(table)} classes")
         self.image_preprocessing()
         for name in [*self.files, *(graph.file for graph in self.graphs)]:
             path = PurePosixPath(name)

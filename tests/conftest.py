@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from report_pages import browser, open_report  # noqa: F401  (fixtures)
 from samples import draw_photo, write_checkpoint
 
 # As the command line does: tests share the machine, and waiting threads should not spin.

@@ -15,7 +15,7 @@ from .runtime import ExitCode
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
 
-    from ..fixes import FixSpec
+    from ..fixes import FixFile, FixSpec
 
 __all__ = ["export", "report_export"]
 
@@ -76,14 +76,18 @@ def export(
 
     Example: ltdeploy export --tau 0.7 ckpt.pt
     """
+    from ..fixes import FixSpec
+
     output = Output(json, quiet)
     specs = requested_fixes(tau, tau_bias, logit_adjust, fix or [])
-    if val is None and any(spec.is_auto for spec in specs):
+    learning = [one for one in specs if isinstance(one, FixSpec) and one.needs_validation]
+    if val is None and learning:
+        what = "'auto' is chosen" if learning[0].is_auto else f"{learning[0].method} is fitted"
         raise FixError(
-            "'auto' is chosen on validation images and none were given; add --val DATA (images the "
-            "model was not trained on)."
+            f"{what} on validation images and none were given; add --val DATA (images the model "
+            "was not trained on)."
         )
-    if val is not None and not any(spec.is_auto for spec in specs):
+    if val is not None and not learning:
         raise UsageError(
             "--val chooses what is 'auto', and no fix is; say --tau auto or --logit-adjust auto, "
             "or leave --val out."
@@ -119,11 +123,11 @@ def export(
 
 def requested_fixes(
     tau: str | None, tau_bias: str, logit_adjust: str | None, fixes: list[str]
-) -> list[FixSpec]:
+) -> list[FixSpec | FixFile]:
     """Return the fixes in the order they are applied: τ, logit adjustment, then ``--fix`` ones."""
     from ..fixes import FixSpec, parse_fix
 
-    specs = []
+    specs: list[FixSpec | FixFile] = []
     if tau is not None:
         value = _strength("--tau", tau)
         specs.append(FixSpec("tau_norm", {"tau": value, "bias": tau_bias}))
@@ -200,6 +204,11 @@ def report_export(output: Output, exported: Exported) -> None:
     output.left_out(exported.unreadable)
     groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
     output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
+    fitted = {one.method for one in exported.fixes}
+    for entry in manifest.fix.methods:
+        if entry.method not in fitted:
+            told = ", ".join(f"{key} = {value}" for key, value in entry.shown().items())
+            output.say(f"Fix      {entry.method} {told}".rstrip() + ", from the fix file")
     for one in exported.fixes:
         line = f"Fix      {one.fix.describe() if one.fix is not None else f'no {one.method}'}"
         if one.choice is not None and manifest.fix.selected_on is not None:
@@ -210,7 +219,7 @@ def report_export(output: Output, exported: Exported) -> None:
         output.say(line)
         if one.choice is not None and one.choice.note:
             output.say(f"         {one.choice.note}")
-    if not exported.fixes:
+    if not exported.fixes and not manifest.fix.methods:
         output.say("Fix      none")
     if manifest.fix.selected_on is not None:
         output.say(
@@ -219,7 +228,7 @@ def report_export(output: Output, exported: Exported) -> None:
         )
     where = {
         "weights": "folded into the head's weights: no cost at inference",
-        "nodes": "appended as explicit nodes",
+        "nodes": "in explicit nodes, as far as the head's weights cannot take it",
         "none": "none",
     }
     output.say(

@@ -116,7 +116,7 @@ def _show_bundle(output: Output, bundle: Bundle) -> None:
     manifest, table = bundle.manifest, bundle.classes
     graph, fix = manifest.graphs[0], manifest.fix
     methods = "; ".join(
-        f"{m.method} {', '.join(f'{k} = {v}' for k, v in m.parameters.items())}"
+        f"{m.method} {', '.join(f'{k} = {v}' for k, v in m.shown().items())}".rstrip()
         for m in fix.methods
     )
     groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)

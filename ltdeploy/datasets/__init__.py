@@ -13,6 +13,7 @@ from .labels import align_labels, read_class_csv
 from .listing import ListDataset
 from .loader import Batch, Decoded, Loader, decode_ahead
 from .parquet import ParquetDataset
+from .unlabelled import UnlabelledFolder, is_unlabelled_folder
 
 __all__ = [
     "Batch",
@@ -26,6 +27,7 @@ __all__ = [
     "align_labels",
     "decode_ahead",
     "open_dataset",
+    "open_unlabelled",
     "read_classes",
 ]
 
@@ -62,6 +64,18 @@ def open_dataset(spec: str, *, root: str | None = None, split: str | None = None
         return _open_path(Path(spec).expanduser(), root, split)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error.strerror}; expected {_KINDS}.") from error
+
+
+def open_unlabelled(spec: str, *, root: str | None = None) -> Dataset:
+    """Open images whose labels are not looked at: a plain folder of images, or any other DATA.
+
+    Raises
+    ------
+    DataError, UsageError
+        As :func:`open_dataset`.
+    """
+    path = Path(spec).expanduser()
+    return UnlabelledFolder(path) if is_unlabelled_folder(path) else open_dataset(spec, root=root)
 
 
 def _open_path(path: Path, root: str | None, split: str | None) -> Dataset:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
 from ..errors import FixError
+from .logit_map import LogitMap
 
 __all__ = ["AffineMap"]
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class AffineMap:
+class AffineMap(LogitMap):
     """``z' = A z + c`` on logits of C classes.
 
     Parameters
@@ -68,7 +71,7 @@ class AffineMap:
         unit = np.ones(self.classes) if self.is_diagonal else np.eye(self.classes)
         return bool(np.array_equal(self.scale, unit) and not self.shift.any())
 
-    def apply(self, logits: FloatArray) -> FloatArray:
+    def apply(self, logits: FloatArray, features: FloatArray | None = None) -> FloatArray:
         """Return the mapped logits, shape (N, C), computed in float64, in their own dtype."""
         wide = np.asarray(logits, dtype=np.float64)
         mapped = wide * self.scale if self.is_diagonal else wide @ self.scale.T

@@ -1,4 +1,4 @@
-"""What a fix is: something that learns an affine map of the logits from what is known."""
+"""What a fix is: something that learns a map of the logits from what is known."""
 
 from __future__ import annotations
 
@@ -13,12 +13,27 @@ from ..arrays import FloatArray, IntArray
 from ..classes import ClassTable
 from ..errors import FixError
 from ..models.head import Head
-from ..models.layouts import BALANCED_LOSSES
-from .affine import AffineMap
+from ..models.trained_with import BALANCED_LOSSES
+from .logit_map import LogitMap
 
-__all__ = ["BALANCED_LOSSES", "Evidence", "Fix", "FixContext"]
+__all__ = ["BALANCED_LOSSES", "Evidence", "Fix", "FixContext", "Parameter"]
 
-Evidence = Literal["head", "counts", "validation"]
+Evidence = Literal["head", "counts", "validation", "training", "target"]
+Parameter = float | str | tuple[float, ...]
+
+_HOW_TO_GIVE: dict[Evidence, str] = {
+    "head": "the head's weights (a checkpoint whose head was recognised, or 'weight' in the .npz)",
+    "counts": "training counts (--classes FILE, or 'counts' in the .npz)",
+    "validation": "validation images (--val DATA, or 'logits' and 'labels' in the .npz)",
+    "training": (
+        "features of training images (--train DATA, or 'train_features' and 'train_labels' in the "
+        ".npz)"
+    ),
+    "target": (
+        "unlabelled images from where the model will be used (--target DATA, or 'target_logits' in "
+        "the .npz)"
+    ),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +46,12 @@ class FixContext:
     classes : class table with training counts.
     logits : validation logits *before* this fix, array of shape (N, C).
     labels : validation labels, array of shape (N,).
+    features : what the head is given for the validation images, array of shape (N, D).
+    weights : how much each validation image counts where a fix maximises a likelihood, array of
+        shape (N,), not negative; None counts all alike. ``1 / n_c`` makes every class count alike.
+    train_features, train_labels : of training images, arrays of shape (M, D) and (M,).
+    target_logits : of unlabelled images from where the model will be used, *before* this fix,
+        array of shape (T, C).
     trained_with : the loss or sampler the model was trained with, where known.
     force : apply the fix even where it is refused as useless or harmful.
     """
@@ -39,79 +60,134 @@ class FixContext:
     classes: ClassTable | None = None
     logits: FloatArray | None = None
     labels: IntArray | None = None
+    features: FloatArray | None = None
+    weights: npt.NDArray[np.float64] | None = None
+    train_features: FloatArray | None = None
+    train_labels: IntArray | None = None
+    target_logits: FloatArray | None = None
     trained_with: str | None = None
     force: bool = False
+
+    def evidence(self) -> frozenset[Evidence]:
+        """Return which kinds of evidence are there."""
+        present: dict[Evidence, bool] = {
+            "head": self.head is not None,
+            "counts": self.classes is not None,
+            "validation": self.logits is not None and self.labels is not None,
+            "training": self.train_features is not None and self.train_labels is not None,
+            "target": self.target_logits is not None,
+        }
+        return frozenset(kind for kind, there in present.items() if there)
+
+    def class_count(self) -> int:
+        """Return the number of classes C, from whatever tells it.
+
+        Raises
+        ------
+        FixError
+            If nothing does.
+        """
+        if self.head is not None:
+            return self.head.classes
+        if self.classes is not None:
+            return len(self.classes)
+        for logits in (self.logits, self.target_logits):
+            if logits is not None:
+                return int(logits.shape[1])
+        raise FixError("Nothing tells the number of classes; give a head, counts or logits.")
 
 
 class Fix(ABC):
     """A post-hoc method. Subclasses are final frozen dataclasses whose fields are its parameters.
 
-    :meth:`fit` checks that the evidence is there and returns the affine map; a subclass computes
-    the map in ``_map`` and states in ``needs`` what it looks at.
+    :meth:`fit` checks that the evidence is there and returns the map; a subclass computes the map
+    in ``_map`` and states in class variables what it looks at and how it is chosen.
+
+    Attributes
+    ----------
+    method : name in the command line, in fix files and in manifests.
+    needs : evidence without which it cannot be fitted.
+    tunable : the parameter that ``auto`` chooses on validation images; None where there is none.
+    grid : its values that ``auto`` tries, from the mildest to the strongest.
+    calibrates : whether fitting it sets the confidence too, so that no temperature need follow.
     """
 
     method: ClassVar[str]
     needs: ClassVar[frozenset[Evidence]]
+    tunable: ClassVar[str | None] = None
+    grid: ClassVar[tuple[float, ...]] = ()
+    calibrates: ClassVar[bool] = False
 
     @abstractmethod
-    def _map(self, context: FixContext) -> AffineMap: ...
+    def _map(self, context: FixContext) -> LogitMap: ...
+
+    @property
+    def learns_from_validation(self) -> bool:
+        """Whether fitting looks at labelled validation images."""
+        return "validation" in self.needs
+
+    @abstractmethod
+    def freedom(self, context: FixContext) -> int:
+        """Return how many numbers are learnt from data: of two methods the simpler has fewer."""
 
     @final
-    def fit(self, context: FixContext) -> AffineMap:
-        """Return the fix's affine map ``z' = A z + c``.
+    def fit(self, context: FixContext) -> LogitMap:
+        """Return the fix's map of the logits.
 
         Raises
         ------
         FixError
-            If evidence is missing, the parameters are out of range, or the fix does not apply.
+            If evidence is missing, the parameters are out of range, the fix does not apply, or
+            its optimiser does not converge.
         """
-        present: dict[Evidence, bool] = {
-            "head": context.head is not None,
-            "counts": context.classes is not None,
-            "validation": context.logits is not None and context.labels is not None,
-        }
-        missing = [evidence for evidence in sorted(self.needs) if not present[evidence]]
-        if missing:
-            how = {
-                "head": "a checkpoint whose head was recognised",
-                "counts": "training counts (--classes FILE)",
-                "validation": "validation images (--val DATA)",
-            }
-            raise FixError(f"{self.method} needs {' and '.join(how[m] for m in missing)}.")
+        self.require_evidence(context)
         return self._map(context)
 
-    def parameters(self) -> dict[str, float | str]:
+    @final
+    def require_evidence(self, context: FixContext) -> None:
+        """Raise :class:`FixError` where evidence is missing, naming how to give it."""
+        missing = sorted(self.needs - context.evidence())
+        if missing:
+            needed = " and ".join(_HOW_TO_GIVE[kind] for kind in missing)
+            raise FixError(f"{self.method} needs {needed}.")
+
+    def parameters(self) -> dict[str, Parameter]:
         """Return the parameters by name, as they are written to a manifest."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     def describe(self) -> str:
         """Return the fix in the form the command line accepts, ``tau_norm:tau=0.7,bias=scale``."""
-        listed = ",".join(
-            f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
-            for k, v in self.parameters().items()
-        )
-        return f"{self.method}:{listed}"
+        listed = ",".join(f"{k}={_shown(v)}" for k, v in self.parameters().items())
+        return f"{self.method}:{listed}" if listed else self.method
+
+
+def _shown(value: Parameter) -> str:
+    if isinstance(value, tuple):
+        return f"[{len(value)} values]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def require_number(
     method: str, name: str, value: float, *, low: float, inclusive: bool, option: str
 ) -> None:
     """Raise :class:`FixError` unless ``value`` is finite and above ``low``."""
-    inside = value >= low if inclusive else value > low
-    if not (isinstance(value, (int, float)) and np.isfinite(value) and inside):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and (value >= low if inclusive else value > low)
+    if not (inside and np.isfinite(value)):
         bound = f"{'at least' if inclusive else 'above'} {low:g}"
-        raise FixError(f"{method}: {name} is {value!r}; expected a number {bound}, e.g. {option}.")
+        raise FixError(
+            f"{method}: {name} is {value!r}; expected a number {bound}, e.g. {option}, or 'auto' "
+            "where validation images may choose it."
+        )
 
 
-def softmax_head(context: FixContext, method: str) -> Head:
-    """Return the context's head, or refuse heads whose scores are not a softmax over classes."""
-    assert context.head is not None
-    if context.head.activation != "softmax":
+def require_softmax(context: FixContext, method: str) -> None:
+    """Refuse heads whose scores are not a softmax over classes; a missing head is taken as one."""
+    if context.head is not None and context.head.activation != "softmax":
         raise FixError(
             f"{method} is defined for softmax heads; this head's activation is "
             f"{context.head.activation}."
         )
-    return context.head
 
 
 def zeros(classes: int) -> npt.NDArray[np.float64]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import FixError
 from .affine import AffineMap
-from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_number, softmax_head
+from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_number, require_softmax
+from .grids import STRENGTHS
 
 __all__ = ["LogitAdjustment"]
 
@@ -32,7 +33,9 @@ class LogitAdjustment(Fix):
     tau: float
 
     method: ClassVar[str] = "logit_adjustment"
-    needs: ClassVar[frozenset[Evidence]] = frozenset({"head", "counts"})
+    needs: ClassVar[frozenset[Evidence]] = frozenset({"counts"})
+    tunable: ClassVar[str | None] = "tau"
+    grid: ClassVar[tuple[float, ...]] = STRENGTHS
 
     def __post_init__(self) -> None:
         require_number(
@@ -41,16 +44,22 @@ class LogitAdjustment(Fix):
 
     def _map(self, context: FixContext) -> AffineMap:
         assert context.classes is not None
-        head = softmax_head(context, self.method)
+        require_softmax(context, self.method)
+        outputs = context.class_count()
         if context.trained_with in BALANCED_LOSSES and self.tau and not context.force:
             raise FixError(
                 f"The checkpoint was trained with {context.trained_with}, which already corrects "
                 "for the training prior; logit adjustment would correct twice. Leave out "
                 "--logit-adjust, or add --force if the checkpoint's record is wrong."
             )
-        if head.background is not None or len(context.classes) != head.classes:
+        background = context.head is not None and context.head.background is not None
+        if background or len(context.classes) != outputs:
             raise FixError(
                 f"logit_adjustment needs one training count per row of the head; the head has "
-                f"{head.classes} rows and the class table {len(context.classes)} classes."
+                f"{outputs} rows and the class table {len(context.classes)} classes."
             )
-        return AffineMap(np.ones(head.classes), -self.tau * np.log(context.classes.prior()))
+        return AffineMap(np.ones(outputs), -self.tau * np.log(context.classes.prior()))
+
+    def freedom(self, context: FixContext) -> int:
+        """Return 1: τ."""
+        return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,17 @@ from ..arrays import IntArray
 from ..errors import FixError
 from .affine import AffineMap
 from .base import Fix, FixContext
-from .spec import FixSpec
+from .chain import context_after
+from .grids import STRENGTHS
+from .held_out import fit_per_fold, stratified_folds, top1_per_fold
+from .logit_map import LogitMap
+from .maps import compose
+from .spec import FIXES, FixSpec
+from .sweep import sweep_fix
 from .temperature import fit_temperature
 
-__all__ = ["Choice", "FittedFix", "choose_strength", "fit_fixes", "stratified_folds"]
+__all__ = ["Choice", "FittedFix", "choose_strength", "fit_fixes"]
 
-_GRID = tuple(round(0.05 * step, 2) for step in range(41))  # τ = 0 … 2
 _FOLDS = 5
 
 
@@ -50,20 +55,6 @@ class FittedFix:
     choice: Choice | None = None
 
 
-def stratified_folds(labels: IntArray, folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return a fold number per image, shape (N,), with each class spread as evenly as it can be.
-
-    A class with fewer images than folds stands in as many folds as it has images; where it starts
-    is drawn, so that small classes do not all fall into the first folds.
-    """
-    generator = np.random.default_rng(seed)
-    fold = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        fold[members] = (np.arange(len(members)) + generator.integers(folds)) % folds
-    return fold
-
-
 def _balanced(correct: npt.NDArray[np.bool_], labels: IntArray) -> npt.NDArray[np.float64]:
     """Return class-averaged accuracy in percent per column of ``correct`` (N, S)."""
     _, dense = np.unique(labels, return_inverse=True)
@@ -74,7 +65,7 @@ def _balanced(correct: npt.NDArray[np.bool_], labels: IntArray) -> npt.NDArray[n
 
 
 def choose_strength(
-    build: Callable[[float], Fix], context: FixContext, grid: tuple[float, ...] = _GRID
+    build: Callable[[float], Fix], context: FixContext, grid: tuple[float, ...] = STRENGTHS
 ) -> Choice:
     """Choose the strength with the best class-averaged accuracy by stratified cross-validation.
 
@@ -101,12 +92,16 @@ def choose_strength(
             f"The validation data has {len(labels)} images of {len(np.unique(labels))} classes; "
             "choosing a fix needs at least two images of two classes."
         )
-    correct = np.empty((len(labels), len(grid)), dtype=bool)
-    for column, strength in enumerate(grid):
-        mapped = build(strength).fit(context).apply(logits)
-        correct[:, column] = mapped.argmax(axis=1) == labels
-
     fold = stratified_folds(labels, min(_FOLDS, len(labels)))
+    fixes = [build(strength) for strength in grid]
+    if fixes[0].learns_from_validation:
+        columns = [
+            top1_per_fold(fit_per_fold([fix], context, fold), context, fold) for fix in fixes
+        ]
+        top1 = np.stack(columns, axis=1)
+    else:
+        top1 = sweep_fix(fixes, context, grid)
+    correct = top1 == labels[:, None]
     held_out = np.empty(len(labels), dtype=bool)
     per_fold = []
     for number in np.unique(fold):
@@ -129,7 +124,7 @@ def choose_strength(
     return Choice(value, tuple(per_fold), float(before), float(after), note)
 
 
-def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[AffineMap, tuple[FittedFix, ...]]:
+def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[LogitMap, tuple[FittedFix, ...]]:
     """Fit fixes in order, each on the head and the logits that the ones before it leave.
 
     Parameters
@@ -153,14 +148,14 @@ def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[AffineMap, tup
                 f"{method} is asked for {methods.count(method)} times; one of them is enough. Give "
                 "the strength that you want in all."
             )
-    total = AffineMap.identity(context.head.classes)
+    total: LogitMap = AffineMap.identity(context.head.classes)
     fitted: list[FittedFix] = []
     for spec in specs:
-        current = _after(context, total)
+        current = context_after(context, total)
         choice = None
         fix: Fix | None
         if not spec.is_auto:
-            fix = spec.build(spec.parameters[spec.tunable])
+            fix = spec.fixed()
         elif current.logits is None or current.labels is None:
             raise FixError(
                 f"{spec.method}:{spec.tunable}=auto is chosen on validation images and none were "
@@ -169,21 +164,9 @@ def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[AffineMap, tup
         elif spec.method == "temperature":
             fix = spec.build(fit_temperature(current.logits, current.labels))
         else:
-            choice = choose_strength(spec.build, current)
+            choice = choose_strength(spec.build, current, FIXES[spec.method].grid)
             fix = None if choice.value is None else spec.build(choice.value)
         if fix is not None:
-            total = total.then(fix.fit(current))
+            total = compose(total, fix.fit(current))
         fitted.append(FittedFix(spec.method, fix, choice))
     return total, tuple(fitted)
-
-
-def _after(context: FixContext, done: AffineMap) -> FixContext:
-    """Return the context as a later fix finds it: logits mapped, linear head folded."""
-    if done.is_identity:
-        return context
-    logits = None if context.logits is None else done.apply(context.logits)
-    head = context.head
-    if head is not None and head.kind == "linear":
-        weight, bias = done.fold(head.weight, head.bias)
-        head = replace(head, weight=weight, bias=bias)
-    return replace(context, head=head, logits=logits)

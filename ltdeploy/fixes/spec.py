@@ -1,24 +1,49 @@
-"""Fixes by name: what the command line and fix files say, turned into fixes."""
+"""Fixes by name and parameters, before they are fitted."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ..errors import FixError, did_you_mean
 from .base import Fix
+from .disalign import DisAlign
+from .label_shift import LabelShift
 from .logit_adjustment import LogitAdjustment
+from .matrix import Dirichlet, MatrixScaling
+from .multipliers import GroupBoost, ScoreMultiplier
+from .nearest_class_mean import NearestClassMean
+from .platt import Platt
+from .retraining import ClassifierRetraining
+from .scaling import BiasCorrectedTemperature, LearnableWeightScaling, VectorScaling
+from .target_prior import TargetPrior
 from .tau_norm import TauNorm
 from .temperature import Temperature
 
-__all__ = ["AUTO", "FIXES", "FixSpec", "parse_fix", "read_fix_file"]
+__all__ = ["AUTO", "FIXES", "FixSpec", "parse_spec"]
 
 AUTO = "auto"
-FIXES: dict[str, type[Fix]] = {cls.method: cls for cls in (TauNorm, LogitAdjustment, Temperature)}
-# The one parameter of each fix that ``auto`` chooses on validation data.
-_TUNABLE = {"tau_norm": "tau", "logit_adjustment": "tau", "temperature": "t"}
+FIXES: dict[str, type[Fix]] = {
+    cls.method: cls
+    for cls in (
+        TauNorm,
+        LogitAdjustment,
+        TargetPrior,
+        LabelShift,
+        ScoreMultiplier,
+        GroupBoost,
+        LearnableWeightScaling,
+        Temperature,
+        BiasCorrectedTemperature,
+        VectorScaling,
+        MatrixScaling,
+        Dirichlet,
+        Platt,
+        NearestClassMean,
+        ClassifierRetraining,
+        DisAlign,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +57,7 @@ class FixSpec:
     """
 
     method: str
-    parameters: dict[str, float | str]
+    parameters: dict[str, Any]
 
     def __post_init__(self) -> None:
         if self.method not in FIXES:
@@ -40,58 +65,62 @@ class FixSpec:
                 f"Unknown fix {self.method!r}; expected one of {', '.join(FIXES)}."
                 f"{did_you_mean(self.method, FIXES)}"
             )
-        known = [f.name for f in fields(FIXES[self.method])]  # type: ignore[arg-type]
+        known = {f.name: f for f in fields(FIXES[self.method])}  # type: ignore[arg-type]
         for name in self.parameters:
             if name not in known:
                 raise FixError(
                     f"{self.method} has no parameter {name!r}; expected {', '.join(known)}."
                     f"{did_you_mean(name, known)}"
                 )
-        if self.tunable not in self.parameters:
-            raise FixError(
-                f"{self.method} needs a value for {self.tunable!r}, for example "
-                f"{self.method}:{self.tunable}=0.7, or 'auto' together with --val DATA."
-            )
+        for name, field in known.items():
+            if name not in self.parameters and field.default is MISSING:
+                automatic = ", or 'auto' together with --val DATA" if name == self.tunable else ""
+                raise FixError(
+                    f"{self.method} needs a value for {name!r}, for example "
+                    f"{self.method}:{name}=0.7{automatic}."
+                )
         if not self.is_auto:
-            self.build(self.parameters[self.tunable])  # values out of range are refused early
+            self.fixed()  # values out of range are refused early
 
     @property
-    def tunable(self) -> str:
+    def tunable(self) -> str | None:
         """The parameter that ``auto`` may choose."""
-        return _TUNABLE[self.method]
+        return FIXES[self.method].tunable
 
     @property
     def is_auto(self) -> bool:
         """Whether validation data must choose the tunable parameter."""
-        return self.parameters[self.tunable] == AUTO
+        return self.tunable is not None and self.parameters.get(self.tunable) == AUTO
 
-    def build(self, value: float | str) -> Fix:
+    @property
+    def needs_validation(self) -> bool:
+        """Whether validation images are looked at, to choose a parameter or to fit the fix."""
+        return self.is_auto or "validation" in FIXES[self.method].needs
+
+    def fixed(self) -> Fix:
+        """Return the fix with the parameters as they are."""
+        return FIXES[self.method](**self.parameters)
+
+    def build(self, value: float) -> Fix:
         """Return the fix with its tunable parameter set to ``value``."""
-        numeric: dict[str, Any] = {**self.parameters, self.tunable: value}
-        if isinstance(value, str):
-            raise FixError(
-                f"{self.method}: {self.tunable} is {value!r}; expected a number or '{AUTO}'."
-            )
-        return FIXES[self.method](**numeric)
+        assert self.tunable is not None
+        changed: dict[str, Any] = {**self.parameters, self.tunable: value}
+        return FIXES[self.method](**changed)
 
 
-def _value(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def parse_spec(text: str) -> FixSpec:
+    """Read ``NAME[:k=v,…]``.
 
-
-def parse_fix(text: str) -> list[FixSpec]:
-    """Read ``NAME[:k=v,…]`` or the path of a ``fix.json`` file.
+    Raises
+    ------
+    FixError
+        If it names an unknown method or parameter, or is not of that form.
 
     Examples
     --------
-    >>> parse_fix("tau_norm:tau=0.7")[0].parameters
-    {'tau': 0.7}
+    >>> parse_spec("tau_norm:tau=0.7")
+    FixSpec(method='tau_norm', parameters={'tau': 0.7})
     """
-    if text.endswith(".json"):
-        return read_fix_file(Path(text))
     method, _, listed = text.partition(":")
     parameters: dict[str, float | str] = {}
     for pair in filter(None, listed.split(",")):
@@ -102,31 +131,11 @@ def parse_fix(text: str) -> list[FixSpec]:
                 "for example tau_norm:tau=0.7,bias=scale."
             )
         parameters[key.strip()] = _value(value.strip())
-    return [FixSpec(method.strip(), parameters)]
+    return FixSpec(method.strip(), parameters)
 
 
-def read_fix_file(path: Path) -> list[FixSpec]:
-    """Read ``{"schema": 1, "methods": [{"method": …, "parameters": {…}}, …]}``.
-
-    Raises
-    ------
-    FixError
-        If the file is absent, is not JSON, or names an unknown method or parameter.
-    """
+def _value(text: str) -> float | str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FixError(f"Cannot read the fix file {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise FixError(f"The fix file {path} is not JSON: {error}.") from error
-    try:
-        if content["schema"] != 1:
-            raise FixError(
-                f"The fix file {path} has the schema {content['schema']!r}; this version reads 1."
-            )
-        return [FixSpec(m["method"], dict(m["parameters"])) for m in content["methods"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FixError(
-            f"The fix file {path} lacks {error}; expected "
-            '{"schema": 1, "methods": [{"method": "tau_norm", "parameters": {"tau": 0.7}}]}.'
-        ) from error
+        return float(text)
+    except ValueError:
+        return text

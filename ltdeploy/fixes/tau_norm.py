@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import FixError, did_you_mean
 from .affine import AffineMap
 from .base import Evidence, Fix, FixContext, require_number
+from .grids import STRENGTHS
 
 __all__ = ["BiasPolicy", "TauNorm"]
 
@@ -45,6 +46,8 @@ class TauNorm(Fix):
 
     method: ClassVar[str] = "tau_norm"
     needs: ClassVar[frozenset[Evidence]] = frozenset({"head"})
+    tunable: ClassVar[str | None] = "tau"
+    grid: ClassVar[tuple[float, ...]] = STRENGTHS
 
     def __post_init__(self) -> None:
         require_number(self.method, "tau", self.tau, low=0, inclusive=True, option="--tau 0.7")
@@ -85,3 +88,7 @@ class TauNorm(Fix):
         bias = np.zeros_like(scale) if head.bias is None else head.bias
         shift = {"scale": np.zeros_like(scale), "drop": -scale * bias, "keep": bias - scale * bias}
         return AffineMap(scale, shift[self.bias])
+
+    def freedom(self, context: FixContext) -> int:
+        """Return 1: τ."""
+        return 1

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import IntArray
+from ..arrays import FloatArray, IntArray
+from ..classes import ClassTable
 from ..errors import DataError
 
-__all__ = ["GroupAccuracy", "average_accuracy", "per_class_accuracy"]
+__all__ = [
+    "GroupAccuracy",
+    "Strata",
+    "average_accuracy",
+    "harmonic_mean",
+    "per_class_accuracy",
+    "strata_of",
+]
 
 
 @dataclass(frozen=True)
@@ -96,3 +104,72 @@ def average_accuracy(images: IntArray, correct: IntArray, members: IntArray) -> 
         worst=int(measured[np.argmin(accuracy)]),
         without_images=missing,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Strata:
+    """The images of each group, and how much each of them counts.
+
+    Parameters
+    ----------
+    names : the groups that have images, from the most frequent to the least.
+    rows : of each group its images, arrays of shape (n_g,).
+    weights : of each of them ``1 / (K_g n_c)``, which makes the group's accuracy an average over
+        its classes, arrays of shape (n_g,) that sum to one.
+    classes, images : how many of a group's classes have images, and how many images they have,
+        arrays of shape (G,).
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[IntArray, ...]
+    weights: tuple[npt.NDArray[np.float64], ...]
+    classes: npt.NDArray[np.float64]
+    images: npt.NDArray[np.float64]
+
+
+def strata_of(labels: IntArray, table: ClassTable) -> Strata:
+    """Return the groups that have images, with their images.
+
+    Parameters
+    ----------
+    labels : array of shape (N,).
+
+    Raises
+    ------
+    DataError
+        If there are no images, or a label is not in 0..C−1.
+    """
+    labels = np.asarray(labels)
+    images, _ = per_class_accuracy(labels, labels, len(table))
+    if not len(labels):
+        raise DataError("There are no images; expected at least one to measure on.")
+    group = np.array(table.groups)
+    names, rows, weights, classes = [], [], [], []
+    for name in table.rule.names:
+        own = np.flatnonzero(group[labels] == name)
+        if len(own):
+            measured = int(np.count_nonzero(images[group == name]))
+            names.append(name)
+            rows.append(own)
+            weights.append(1.0 / (measured * images[labels[own]]))
+            classes.append(measured)
+    sizes = np.array([len(own) for own in rows], dtype=np.float64)
+    return Strata(
+        tuple(names), tuple(rows), tuple(weights), np.array(classes, dtype=np.float64), sizes
+    )
+
+
+def harmonic_mean(accuracies: FloatArray) -> npt.NDArray[np.float64]:
+    """Return the harmonic mean over the first axis, zero where any is zero.
+
+    It is taken over groups and not over classes as in Du & Wu 2023 (*No one left behind*, arXiv
+    2303.03630): with a few images per class some class is at zero by chance, and so is then the
+    harmonic mean over classes, of every model.
+
+    Parameters
+    ----------
+    accuracies : array of shape (G, ...), one row per group.
+    """
+    low = accuracies.min(axis=0)
+    shares = np.divide(low, accuracies, out=np.ones_like(accuracies), where=accuracies > 0)
+    return np.asarray(low * len(accuracies) / shares.sum(axis=0), dtype=np.float64)

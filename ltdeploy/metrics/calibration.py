@@ -7,10 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, IntArray
+from ..arrays import FloatArray, IntArray, log_softmax
 from ..errors import DataError
 
-__all__ = ["BINS", "Reliability", "reliability", "top1_of_logits"]
+__all__ = [
+    "BINS",
+    "Reliability",
+    "bin_of",
+    "classwise_error",
+    "negative_log_likelihood",
+    "reliability",
+    "top1_of_logits",
+]
 
 BINS = 15
 _ROUNDING = 1e-5  # what float32 probabilities may sum above one
@@ -89,7 +97,7 @@ def reliability(
             f"{int((~valid).sum())} confidences are not in 0..1, for example "
             f"{confidences[~valid][0]}; expected the probability of the predicted class."
         )
-    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = bin_of(confidences, bins)
     counts = np.bincount(place, minlength=bins)
     empty = np.where(counts == 0, np.nan, counts)
     return Reliability(
@@ -97,3 +105,55 @@ def reliability(
         confidence=np.bincount(place, weights=confidences, minlength=bins) / empty,
         accuracy=np.bincount(place, weights=correct, minlength=bins) / empty,
     )
+
+
+def bin_of(probabilities: FloatArray, bins: int = BINS) -> npt.NDArray[np.int64]:
+    """Return the bin 0..M−1 of each probability; bins are closed above, the first one below too."""
+    return np.clip(np.ceil(probabilities * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def negative_log_likelihood(
+    logits: FloatArray, labels: IntArray, weights: npt.NDArray[np.float64] | None = None
+) -> float:
+    """Return ``−Σ_i w_i log softmax(z_i)[y_i] / Σ_i w_i``, in nats.
+
+    Parameters
+    ----------
+    logits : array of shape (N, C).
+    labels : array of shape (N,).
+    weights : array of shape (N,), not negative; None counts all images alike, ``1 / n_c`` all
+        classes.
+
+    Raises
+    ------
+    DataError
+        If there is no image that counts.
+    """
+    if not len(labels) or (weights is not None and not np.sum(weights) > 0):
+        raise DataError("There are no images that count; expected at least one to measure on.")
+    likely = log_softmax(np.asarray(logits, dtype=np.float64))[np.arange(len(labels)), labels]
+    return -float(np.average(likely, weights=weights))
+
+
+def classwise_error(probabilities: FloatArray, labels: IntArray, bins: int = BINS) -> float | None:
+    """Return the class-wise expected calibration error in 0..1; None without images.
+
+    ``1/K Σ_k Σ_m n_mk / n |share of class k in bin m of class k − mean probability of k in it|``:
+    each class is a problem of its own, whether it is predicted or not. Kull et al. 2019, *Beyond
+    temperature scaling*, arXiv 1910.12656 (classwise-ECE); with equal-width bins it is the static
+    calibration error of Nixon et al. 2019, *Measuring calibration in deep learning*, arXiv
+    1904.01685.
+
+    Parameters
+    ----------
+    probabilities : array of shape (N, K).
+    labels : array of shape (N,).
+    """
+    images, classes = probabilities.shape
+    if not images:
+        return None
+    gaps = -np.asarray(probabilities, dtype=np.float64)
+    gaps[np.arange(images), labels] += 1.0
+    cells = bin_of(probabilities, bins) + bins * np.arange(classes)
+    sums = np.bincount(cells.ravel(), weights=gaps.ravel(), minlength=classes * bins)
+    return float(np.abs(sums).sum() / (images * classes))

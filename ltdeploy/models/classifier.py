@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from .._optional import require
 from ..classes import ClassTable
 from ..errors import CheckpointError, DataError
@@ -61,6 +64,8 @@ class Classifier:
     classes : names and training counts; None where neither the file nor the caller tells.
     trained_with : the loss, ``"cross_entropy"``, ``"ldam"``, …; None where unknown.
     source : the file.
+    train_hashes : fingerprints of the images it was trained on, array of shape (M,), uint64; None
+        where the file does not hold them.
     """
 
     module: nn.Module
@@ -71,6 +76,7 @@ class Classifier:
     classes: ClassTable | None
     trained_with: str | None
     source: Source
+    train_hashes: npt.NDArray[np.uint64] | None = None
 
     def require_complete(self) -> ClassTable:
         """Return the class table that export and verification need.
@@ -214,6 +220,7 @@ def assemble(path: Path, parts: Parts, found: Fit, options: LoadOptions) -> Clas
         classes,
         parts.trained_with,
         source,
+        parts.train_hashes,
     )
 
 

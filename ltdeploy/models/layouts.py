@@ -55,6 +55,7 @@ class Parts:
     head_scale : factor of a cosine head, where known.
     logit_scale : array of shape (C,) by which a second stage multiplies the logits.
     changes : preprocessing that the file records, as :class:`LoadOptions` fields.
+    train_hashes : fingerprints of the training images, shape (M,), where the file holds them.
     notes : what was recognised or assumed, for people.
     """
 
@@ -71,6 +72,7 @@ class Parts:
     preprocessing: Preprocessing | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     trained_with: str | None = None
+    train_hashes: np.ndarray[Any, np.dtype[np.uint64]] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -224,6 +226,9 @@ def _own(data: Mapping[str, Any], where: str) -> Parts:
     _read_told(parts, told)
     if told.get("preprocessing") is not None:
         parts.preprocessing = Preprocessing.from_dict(told["preprocessing"])
+    hashes = as_mapping(told.get("train_data")).get("hashes")
+    if hashes is not None and hasattr(hashes, "numpy"):
+        parts.train_hashes = hashes.numpy().astype(np.int64).view(np.uint64)
     return parts
 
 

@@ -17,7 +17,7 @@ from .classifier import Source, class_table, complete_table
 from .head import Head
 from .layouts import Parts
 from .onnx_graph import OnnxGraph, read_onnx
-from .onnx_head import replace_head
+from .onnx_head import head_nodes, replace_head
 from .options import LoadOptions, adjust_preprocessing
 from .reading import source_sha256
 
@@ -43,6 +43,7 @@ class OnnxClassifier:
     source: Source
     arch: str = "onnx"
     trained_with: str | None = None
+    train_hashes: npt.NDArray[np.uint64] | None = None
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -64,9 +65,24 @@ class OnnxClassifier:
         """Name of the graph's output, the logits."""
         return self.graph.output_name
 
-    def logits_model(self) -> bytes:
-        """Return the graph, serialised."""
-        content: bytes = self.graph.model.SerializeToString()
+    @property
+    def features_name(self) -> str:
+        """Name of the tensor that the head is given, float32 [N, D]."""
+        node, _ = head_nodes(self.graph.model, self.output_name, "The graph")
+        name: str = node.input[0]
+        return name
+
+    def logits_model(self, *, features: bool = False) -> bytes:
+        """Return the graph, serialised; with ``features``, what the head is given is an output."""
+        model = self.graph.model
+        if features:
+            from onnx import TensorProto, helper
+
+            shape = ["batch", self.head.weight.shape[1]]
+            value = helper.make_tensor_value_info(self.features_name, TensorProto.FLOAT, shape)
+            model = copy.deepcopy(model)
+            model.graph.output.append(value)
+        content: bytes = model.SerializeToString()
         return content
 
     def with_head(

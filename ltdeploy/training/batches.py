@@ -11,6 +11,7 @@ from ..datasets.base import Dataset
 from ..datasets.loader import Batch, Loader, decode_ahead
 from ..errors import DataError
 from ..images import ImageSource, Preprocessing
+from ..inference import fingerprints
 from ..progress import Tracker, silent
 
 __all__ = ["MEMORY_BYTES", "TrainImages", "crop_and_flip"]
@@ -48,6 +49,7 @@ class TrainImages:
         self._dataset = dataset
         self._preprocessing = preprocessing
         self._failed: dict[int, str] = {}
+        self._hashes = np.zeros(len(dataset), dtype=np.uint64)
         self._kept: npt.NDArray[np.uint8] | None = None
         shape = (len(dataset), preprocessing.height_px, preprocessing.width_px, 3)
         if np.prod(shape, dtype=np.int64) <= memory_bytes:
@@ -62,6 +64,12 @@ class TrainImages:
     def readable(self) -> npt.NDArray[np.int64]:
         """Positions in the data set of the images not known to be unreadable."""
         return np.array([i for i in range(len(self._dataset)) if i not in self._failed], np.int64)
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Return the fingerprints of the readable images that were dealt so far, shape (M,)."""
+        kept: npt.NDArray[np.uint64] = self._hashes[self.readable]
+        dealt: npt.NDArray[np.uint64] = kept[kept != 0]
+        return dealt
 
     def deal(self, random: np.random.Generator, batch_size: int) -> Iterator[Batch]:
         """Yield the images once, shuffled, in batches; a last batch that is too small is dropped.
@@ -80,6 +88,8 @@ class TrainImages:
                 self._failed[int(order[position])] = str(error)
             if len(run.positions) > 1:
                 chosen = order[run.positions]
+                unseen = self._hashes[chosen] == 0
+                self._hashes[chosen[unseen]] = fingerprints(run.images[unseen])
                 yield Batch(run.images, self._dataset.labels[chosen], chosen)
         self._check_any_readable()
 
@@ -93,6 +103,7 @@ class TrainImages:
         batches = -(-shape[0] // 32)
         for batch in tracker(loader, total=batches, label=f"Reading {self._dataset.name}"):
             kept[batch.indices] = batch.images
+            self._hashes[batch.indices] = fingerprints(batch.images)
             seen[batch.indices] = True
         reasons = dict(loader.unreadable)
         for index in np.flatnonzero(~seen):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .._optional import require
 from ..classes import ClassTable
 from ..errors import CheckpointError
@@ -24,10 +27,18 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a model was trained on: the data set's name and how many of its images were readable."""
+    """What a model was trained on.
+
+    Parameters
+    ----------
+    name : of the data set.
+    images : how many of its images were readable.
+    hashes : their fingerprints, array of shape (M,), uint64: so that nobody chooses a fix on them.
+    """
 
     name: str
     images: int
+    hashes: npt.NDArray[np.uint64]
 
 
 def save_checkpoint(
@@ -45,7 +56,7 @@ def save_checkpoint(
     """Write weights and all that is needed to use them.
 
     The layout is ``{"ltdeploy": {"schema": 1, "arch", "class_names", "train_counts",
-    "preprocessing", "trained_with", "epochs", "seed", "train_data": {"name", "images"}},
+    "preprocessing", "trained_with", "epochs", "seed", "train_data": {"name", "images", "hashes"}},
     "state_dict"}``. The file appears complete or not at all; one of that name is replaced.
 
     Parameters
@@ -58,6 +69,7 @@ def save_checkpoint(
     CheckpointError
         If the file cannot be written.
     """
+    torch = require("torch", extra="torch", purpose="write checkpoints")
     content = {
         "ltdeploy": {
             "schema": SCHEMA,
@@ -68,7 +80,12 @@ def save_checkpoint(
             "trained_with": trained_with,
             "epochs": epochs,
             "seed": seed,
-            "train_data": {"name": train_data.name, "images": train_data.images},
+            "train_data": {
+                "name": train_data.name,
+                "images": train_data.images,
+                # torch has no unsigned type of this width that old versions read
+                "hashes": torch.from_numpy(np.sort(train_data.hashes).view(np.int64)),
+            },
         },
         "state_dict": {name: value.detach().cpu() for name, value in state_dict.items()},
     }

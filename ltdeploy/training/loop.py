@@ -154,7 +154,7 @@ def train(
         trained_with=TRAINED_WITH,
         epochs=options.epochs,
         seed=options.seed,
-        train_data=TrainData(dataset.name, len(images.readable)),
+        train_data=TrainData(dataset.name, len(images.readable), images.hashes()),
     )
     return TrainResult(
         Path(out),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from ..arrays import FloatArray
 from ..bundle import Bundle, open_bundle
 from ..classes import ClassTable
 from ..engines import Engine, check_finite, open_engine
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, FixError
 from ..fixes import AffineMap
+from ..fixes.logit_map import LogitMap
 from ..models.options import LoadOptions
 from ..models.reading import source_sha256
 from ..preprocessing import Preprocessing
@@ -33,7 +35,8 @@ class Contender:
     engine : gives the logits before ``pending``.
     classes, preprocessing : of the model.
     pending : the map to apply to the engine's logits; the identity where it is inside the graph.
-    inside : the map that is inside the graph already; its inverse gives the unfixed logits.
+    inside : the map that is inside the graph already; its inverse, where it has one, gives the
+        unfixed logits.
     seen : content hashes of images that chose this model's fix; no figure may come from them.
     notes : what the reader of the result should know.
     seconds : time spent in the engine so far.
@@ -43,8 +46,8 @@ class Contender:
     engine: Engine
     classes: ClassTable
     preprocessing: Preprocessing
-    pending: AffineMap
-    inside: AffineMap
+    pending: LogitMap
+    inside: LogitMap
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -52,14 +55,33 @@ class Contender:
     def run(
         self, images: npt.NDArray[np.uint8], identifiers: list[str]
     ) -> tuple[FloatArray, FloatArray]:
-        """Return logits with and without the fix, each (N, C), of images uint8 (N, H, W, 3)."""
+        """Return logits of images uint8 (N, H, W, 3), with the fix and as the engine gave them."""
         started = time.perf_counter()
-        raw = self.engine.run({self.engine.inputs[0].name: images})[self.engine.outputs[0].name]
+        results = self.engine.run({self.engine.inputs[0].name: images})
         self.seconds += time.perf_counter() - started
+        raw = results[self.engine.outputs[0].name]
         check_finite(self.engine.name, raw, identifiers)
-        fixed = raw if self.pending.is_identity else self.pending.apply(raw)
-        unfixed = raw if self.inside.is_identity else self.inside.inverse().apply(raw)
-        return fixed, unfixed
+        if self.pending.is_identity:
+            return raw, raw
+        return self.pending.apply(raw, results.get("features")), raw
+
+    def unfixed(self, raw: FloatArray) -> FloatArray | None:
+        """Return logits (N, C) as they were before the fix; None where it cannot be undone.
+
+        Parameters
+        ----------
+        raw : as :meth:`run` gave them, array of shape (N, C).
+        """
+        if self.inside.is_identity:
+            return raw
+        return None if self._undo is None else self._undo.apply(raw)
+
+    @cached_property
+    def _undo(self) -> LogitMap | None:
+        try:
+            return self.inside.inverse()
+        except FixError:  # the map looks at features, or loses what the logits were
+            return None
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
@@ -77,7 +99,7 @@ def bundle_contender(bundle: Bundle, engine: str = "onnxruntime") -> Contender:
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
         pending=identity,
-        inside=bundle.manifest.fix.affine(),
+        inside=bundle.manifest.fix.logit_map(),
         seen=bundle.selection_hashes(),
     )
 
@@ -86,7 +108,7 @@ def checkpoint_contender(
     path: str | os.PathLike[str],
     options: LoadOptions | None = None,
     *,
-    fix: AffineMap | None = None,
+    fix: LogitMap | None = None,
 ) -> Contender:
     """Return a checkpoint in float32, with ``fix`` applied to its logits.
 
@@ -94,23 +116,20 @@ def checkpoint_contender(
     ----------
     fix : None applies none.
     """
-    from ..engines.torch_reference import reference_engine
+    from ..engines.torch_reference import reference_engine, require_suits
     from ..models.classifier import load_checkpoint
 
     model = load_checkpoint(Path(path), options=options)
     classes = model.require_complete()
     identity = AffineMap.identity(model.head.classes)
-    if fix is not None and fix.classes != model.head.classes:
-        raise CheckpointError(
-            f"{path} has {model.head.classes} classes and the fix {fix.classes}; they belong to "
-            "different models."
-        )
+    pending = identity if fix is None else fix
+    require_suits(pending, model)
     return Contender(
         name=Path(path).name,
-        engine=reference_engine(model),
+        engine=reference_engine(model, features=pending.needs_features),
         classes=classes,
         preprocessing=model.preprocessing,
-        pending=fix or identity,
+        pending=pending,
         inside=identity,
     )
 
@@ -165,7 +184,7 @@ def reference_of(
         head_scale=head.scale if head.kind == "cosine" else None,
         trust_pickle=trust_pickle,
     )
-    contender = checkpoint_contender(path, options, fix=bundle.manifest.fix.affine())
+    contender = checkpoint_contender(path, options, fix=bundle.manifest.fix.logit_map())
     contender.notes = notes
     return contender
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..metrics.calibration import Reliability
+from ..webpage.pieces import signed
 from .gate import Verdict, covers_half
 
 __all__ = [
@@ -180,17 +181,6 @@ def name_some(names: Sequence[str], most: int = _NAMED) -> str:
     """
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def signed(value: float | None) -> str:
-    """Return points with a sign and two digits, or a dash where nothing was measured.
-
-    >>> signed(-1.5), signed(0.0), signed(None)
-    ('−1.50', '0.00', '–')
-    """
-    if value is None:
-        return "–"
-    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
 def counted(classes: int, without_images: int) -> str:

@@ -84,7 +84,7 @@ def verify_bundle(
     after = bundle_contender(opened, engine)
     methods = opened.manifest.fix.methods
     listed = "; ".join(
-        f"{m.method}({', '.join(f'{k}={v}' for k, v in m.parameters.items())})" for m in methods
+        f"{m.method}({', '.join(f'{k}={v}' for k, v in m.shown().items())})" for m in methods
     )
     provenance = {
         "Bundle": opened.path.name,
@@ -152,11 +152,10 @@ def _measure(
         other_hashes = hashes[-1] if same else fingerprints(before.images)
         _refuse_images_that_chose_the_fix(reference, before, other_hashes, dataset)
         names = [dataset.identifier(int(index)) for index in after.indices]
-        fixed, unfixed = reference.run(before.images, names)
+        fixed, raw = reference.run(before.images, names)
         answered, _ = candidate.run(after.images, names)
-        accumulator.update(
-            after.labels, fixed, answered, unfixed if with_unfixed else None, after.indices
-        )
+        unfixed = reference.unfixed(raw) if with_unfixed else None
+        accumulator.update(after.labels, fixed, answered, unfixed, after.indices)
     result = accumulator.result(margin, unreadable=len(loader.unreadable))
     wall = time.perf_counter() - started
     for side in (reference, candidate):

@@ -48,7 +48,7 @@ def test_exported_logits_are_the_unfused_reference(
     model = load_checkpoint(checkpoint)
     exported = export_bundle(model, fixes, tmp_path / "a.ltd")
     base = reference_engine(model).run({"images": IMAGES})["logits"]
-    expected = exported.bundle.manifest.fix.affine().apply(base)
+    expected = exported.bundle.manifest.fix.logit_map().apply(base)
     engine = open_engine(open_bundle(tmp_path / "a.ltd"))
     found = engine.run({"images": IMAGES})["logits"]
     assert relative_difference(expected, found) < 1e-4
@@ -268,6 +268,6 @@ def test_a_foreign_graph_takes_the_fix(tmp_path: Path, softmax: bool, gemm: bool
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(3, 5)), rng.normal(size=5)
     unfixed = features @ weight.astype(np.float32) + bias.astype(np.float32)
-    expected = fixed.bundle.manifest.fix.affine().apply(unfixed)
+    expected = fixed.bundle.manifest.fix.logit_map().apply(unfixed)
     found = open_engine(fixed.bundle).run({"images": images})["logits"]
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -162,7 +162,7 @@ def test_temperature_of_a_perfect_model_is_refused() -> None:
         ("tau_norm:tua=1", "Did you mean 'tau'"),
         ("tau_norm", "needs a value for 'tau'"),
         ("tau_norm:tau", "key=value"),
-        ("tau_norm:tau=strong", "expected a number or 'auto'"),
+        ("tau_norm:tau=strong", "expected a number at least 0"),
         ("tau_norm:tau=-1", "at least 0"),
         ("missing.json", "Cannot read the fix file"),
     ],

@@ -70,8 +70,10 @@ def test_what_is_easily_forgotten_is_in(installed: set[str]) -> None:
     assert {
         "ltdeploy/export/__init__.py",
         "ltdeploy/py.typed",
-        "ltdeploy/verify/assets/report.html",
-        "ltdeploy/verify/assets/LICENSES.txt",
+        "ltdeploy/calibrate/assets/calibrate.js",
+        "ltdeploy/verify/assets/verify.js",
+        "ltdeploy/webpage/assets/page.html",
+        "ltdeploy/webpage/assets/LICENSES.txt",
     } <= installed
 
 
@@ -82,7 +84,7 @@ def test_site_packages_gets_one_name(installed: set[str]) -> None:
 
 def test_the_licences_are_in(installed: set[str]) -> None:
     licences = {n.partition("licenses/")[2] for n in installed if "/licenses/" in n}
-    assert licences == {"LICENSE", "ltdeploy/verify/assets/LICENSES.txt"}
+    assert licences == {"LICENSE", "ltdeploy/webpage/assets/LICENSES.txt"}
 
 
 def test_the_sdist_builds_the_wheel_and_holds_no_links(built: Path) -> None:

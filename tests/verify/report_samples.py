@@ -8,22 +8,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from report_pages import HOSTILE_NAMES
 
 from ltdeploy.classes import ClassTable
 from ltdeploy.metrics import Reliability
 from ltdeploy.verify.report_details import FlippedImage, ReportDetails
-
-HOSTILE_NAMES = (
-    "<script>window.hacked = 1</script>",
-    "</script><script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'>",
-    "\"double\" & 'single' <b>bold</b>",
-    "{{result}} ${name} \\u003c",
-    "<!-- comment",
-    "line\u2028separator",
-    "=1+1, with a comma",
-    "大紫蛱蝶 🦋",
-)
 
 
 def names_of(classes: int) -> list[str]:

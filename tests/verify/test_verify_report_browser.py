@@ -6,76 +6,16 @@ import csv
 import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import HOSTILE_NAMES, details_of, result_of
+from report_pages import HOSTILE_NAMES, Opener
+from report_samples import details_of, result_of
 
 from ltdeploy.verify.report import render_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
-]
-
-Opener = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_report(browser: Any, tmp_path: Path) -> Iterator[Opener]:
-    """Open a page from disk; `page.complaints` holds console messages, errors and requests."""
-    contexts = []
-
-    def opener(html: str, *, width: int = 1280, scheme: str = "light", wait: bool = True) -> Any:
-        path = tmp_path / "report.html"
-        path.write_text(html, encoding="utf-8")
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = complaints = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                complaints.append(f"request {request.url}")
-                if not request.url.startswith(("file:", "data:", "blob:"))
-                else None
-            ),
-        )
-        page.goto(path.as_uri())
-        if wait:
-            page.wait_for_selector(".tabulator-row")
-        return page
-
-    yield opener
-    for context in contexts:
-        context.close()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

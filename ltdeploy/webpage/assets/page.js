@@ -18,6 +18,7 @@ const report = (() => {
     const text = fixed(value, digits);
     return value > 0 && Number(text) !== 0 ? `+${text}` : text;
   };
+  const whole = (value) => (isNumber(value) ? value.toLocaleString("en") : "–");
   const probability = (value) => {
     if (!isNumber(value)) return "–";
     return value < 0.001 && value > 0 ? value.toExponential(0).replace("-", "−") : value.toFixed(3);
@@ -41,15 +42,16 @@ const report = (() => {
       .map((cells) => cells.map(cell).join(","))
       .join("\r\n");
   };
-  const downloads = {
-    result: () => ["application/json", JSON.stringify(result, null, 1)],
-    classes: () => ["text/csv", csv(result.classes)],
-    reliability: () => ["application/json", JSON.stringify(view.reliability, null, 1)],
+  const offered = {
+    result: () => JSON.stringify(result, null, 1),
+    classes: () => csv(result.classes),
   };
+  const offer = (makers) => Object.assign(offered, makers);
   for (const link of document.querySelectorAll("a[data-download]")) {
     link.addEventListener("click", () => {
-      const [type, text] = downloads[link.dataset.download]();
-      const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+      const type = link.download.endsWith(".csv") ? "text/csv" : "application/json";
+      const blob = new Blob([offered[link.dataset.download]()], { type: `${type};charset=utf-8` });
+      const address = URL.createObjectURL(blob);
       link.href = address;
       setTimeout(() => URL.revokeObjectURL(address), 60000);
     });
@@ -91,6 +93,8 @@ const report = (() => {
     },
   });
 
+  const change = (value) => signed(value, 1);
+  const difference = (a, b) => (isNumber(a) && isNumber(b) ? a - b : null);
   const collator = new Intl.Collator("en", { numeric: true });
   const column = {
     text: (field, title, options) => ({
@@ -115,6 +119,15 @@ const report = (() => {
       headerFilterFunc: numberFilter,
       formatter: (cell) => format(cell.getValue()),
       print: format,
+      ...options,
+    }),
+    // Points won or lost, with their sign, in the colour of good or bad.
+    change: (field, title, options) => column.number(field, title, change, {
+      formatter: (cell) => {
+        const value = cell.getValue();
+        const tone = !isNumber(value) || Math.abs(value) < 0.05 ? "flat" : value < 0 ? "down" : "up";
+        return element("span", { class: tone }, change(value));
+      },
       ...options,
     }),
     choice: (field, title, choices, options) => ({
@@ -179,6 +192,55 @@ const report = (() => {
     return grid;
   };
 
+  // What the class tables of all reports begin with.
+  const classColumns = () => [
+    column.text("name", "Class", { frozen: true, minWidth: matchMedia("(max-width: 720px)").matches ? 130 : 160, widthGrow: 1.6 }),
+    column.choice("group", "Group", view.groups.map((group) => [group, group]), {
+      minWidth: 96,
+      sorter: (a, b) => view.groups.indexOf(a) - view.groups.indexOf(b),
+      formatter: (cell) => element("span", {},
+        element("span", { class: `swatch tint-${Math.max(0, view.groups.indexOf(cell.getValue())) % 3}` }), String(cell.getValue())),
+    }),
+    column.number("train_count", "Training images", whole, { minWidth: 84 }),
+    column.number("images", "Test images", whole, { minWidth: 78 }),
+  ];
+  const classTable = (rows, columns) => {
+    const grid = table("#class-table", rows, columns, {
+      label: "Accuracy of every class", counter: document.getElementById("class-count"),
+    });
+    document.getElementById("clear-filters").addEventListener("click", () => grid.clearHeaderFilter());
+    document.getElementById("only-rare").addEventListener("click", () => grid.setHeaderFilterValue("group", view.groups.at(-1)));
+    return grid;
+  };
+
+  // Plain tables sort by the figures in data-value; without JavaScript they stay as they are.
+  for (const plain of document.querySelectorAll("table.sortable")) {
+    const body = plain.tBodies[0];
+    const heads = [...plain.querySelectorAll("th[data-sort]")];
+    const valueOf = (row, place, numeric) => {
+      const text = row.cells[place].dataset.value ?? row.cells[place].textContent;
+      return numeric ? (text === "" ? null : Number(text)) : text;
+    };
+    for (const head of heads) {
+      const button = element("button", { type: "button" }, ...head.childNodes);
+      const numeric = head.dataset.sort !== "text";
+      const by = numeric ? column.number("", "", String).sorter : collator.compare;
+      head.append(button);
+      button.addEventListener("click", () => {
+        // The first click shows the best first, and "best" is the lowest for an error.
+        const [first, second] = head.dataset.sort === "high" ? ["descending", "ascending"] : ["ascending", "descending"];
+        const order = head.getAttribute("aria-sort") === first ? second : first;
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", order);
+        const sign = order === "ascending" ? 1 : -1;
+        const place = [...head.parentElement.children].indexOf(head);
+        const rows = [...body.rows].map((row) => [valueOf(row, place, numeric), row]);
+        rows.sort(([a], [b]) => sign * by(a, b, null, null, null, order === "ascending" ? "asc" : "desc"));
+        body.append(...rows.map(([, row]) => row));
+      });
+    }
+  }
+
   // Charts take their colours from the style sheet, so they are drawn anew when the theme changes.
   const onTheme = (draw) => {
     draw();
@@ -187,5 +249,8 @@ const report = (() => {
     window.addEventListener("afterprint", () => { root.classList.remove("printing"); draw(); });
   };
 
-  return { result, view, color, fixed, signed, probability, element, column, table, onTheme };
+  return {
+    result, view, color, isNumber, fixed, signed, whole, probability, difference, element,
+    csv, offer, column, classColumns, classTable, onTheme,
+  };
 })();

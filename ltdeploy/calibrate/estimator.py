@@ -1,0 +1,225 @@
+"""Fixes in scikit-learn's habit, on plain arrays: ``fit``, ``transform``, ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import softmax
+from ..classes import ClassTable
+from ..errors import UsageError
+from ..fixes import Fix, FixContext, LogitMap, fit_chain
+from ..models.head import Head
+from .candidates import parse_candidate
+from .evidence import Evidence, check_context
+from .objective import Aim
+from .result import Calibration
+from .run import calibrate
+
+__all__ = ["FixEstimator"]
+
+_AUTO = "auto"
+
+
+class FixEstimator:
+    """A post-hoc fix that is fitted on logits and labels and then transforms logits.
+
+    It follows scikit-learn's habit (parameters are stored as given, what is learnt ends in an
+    underscore, ``fit`` returns the estimator) without needing scikit-learn.
+
+    Parameters
+    ----------
+    fix : ``"auto"`` chooses among all that apply; a name like ``"vector"``,
+        ``"logit_adjustment:tau=1.0"`` or ``"tau_norm"`` (its strength is then chosen); a
+        :class:`~ltdeploy.fixes.Fix`.
+    objective : what a choice maximises, see :class:`~ltdeploy.calibrate.Aim`.
+    max_head_loss : points that the most frequent group may lose; None for any.
+    folds : for choices.
+    seed : for choices.
+
+    Attributes
+    ----------
+    map_ : the fitted :class:`~ltdeploy.fixes.LogitMap`.
+    calibration_ : what the choice rests on; None where nothing was chosen.
+    classes_ : the labels 0..C−1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ltdeploy.calibrate import FixEstimator
+    >>> logits = np.array([[2.0, 1.0], [1.0, 0.5]])
+    >>> estimator = FixEstimator("logit_adjustment:tau=1.0").fit(logits, counts=[90, 10])
+    >>> estimator.transform(logits).round(2)
+    array([[2.11, 3.3 ],
+           [1.11, 2.8 ]])
+    """
+
+    def __init__(
+        self,
+        fix: str | Fix = _AUTO,
+        *,
+        objective: str = "balanced",
+        max_head_loss: float | None = None,
+        folds: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.fix = fix
+        self.objective = objective
+        self.max_head_loss = max_head_loss
+        self.folds = folds
+        self.seed = seed
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments, as scikit-learn's tools ask for them."""
+        names = ("fix", "objective", "max_head_loss", "folds", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def set_params(self, **parameters: Any) -> FixEstimator:
+        """Change constructor arguments."""
+        for name, value in parameters.items():
+            if name not in self.get_params():
+                raise UsageError(
+                    f"FixEstimator has no parameter {name!r}; expected one of "
+                    f"{', '.join(self.get_params())}."
+                )
+            setattr(self, name, value)
+        return self
+
+    def fit(
+        self,
+        logits: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        *,
+        counts: Sequence[int] | npt.NDArray[np.integer] | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+        features: npt.ArrayLike | None = None,
+        train_features: npt.ArrayLike | None = None,
+        train_labels: npt.ArrayLike | None = None,
+        target_logits: npt.ArrayLike | None = None,
+        trained_with: str | None = None,
+        activation: str = "softmax",
+    ) -> FixEstimator:
+        """Fit the fix; each one looks at what it needs and says what is missing.
+
+        Parameters
+        ----------
+        logits : validation logits, array of shape (N, C).
+        labels : validation labels, array of shape (N,), 0..C−1.
+        counts : training images per class, array of shape (C,).
+        sample_weight : how much each image counts in likelihoods, array of shape (N,).
+        weight, bias : of the head, arrays of shape (C, D) and (C,).
+        features : what the head was given for the validation images, array of shape (N, D).
+        train_features, train_labels : of training images, arrays of shape (M, D) and (M,).
+        target_logits : of unlabelled images from the place of use, array of shape (T, C).
+        trained_with : the loss or sampler, where known.
+        activation : ``"softmax"`` or ``"sigmoid"``.
+
+        Raises
+        ------
+        DataError
+            If arrays do not fit together.
+        FixError
+            If the fix cannot be fitted.
+        """
+        given = np.asarray(logits)
+        table = None if counts is None else ClassTable.from_counts([int(n) for n in counts])
+        context = FixContext(
+            head=_head(given, weight, bias, activation),
+            classes=table,
+            logits=given,
+            labels=None if labels is None else np.asarray(labels),
+            features=None if features is None else np.asarray(features),
+            weights=None if sample_weight is None else np.asarray(sample_weight, np.float64),
+            train_features=None if train_features is None else np.asarray(train_features),
+            train_labels=None if train_labels is None else np.asarray(train_labels),
+            target_logits=None if target_logits is None else np.asarray(target_logits),
+            trained_with=trained_with,
+        )
+        self.calibration_: Calibration | None = None
+        self.classes_ = np.arange(given.shape[-1])
+        ready = self._ready()
+        if ready is not None:
+            if labels is not None:
+                context = check_context(context)
+            self.map_: LogitMap = fit_chain(ready, context)
+            return self
+        if labels is None or table is None:
+            raise UsageError(
+                f"FixEstimator({self.fix!r}) chooses on labelled validation logits and training "
+                "counts; give fit(logits, labels, counts=…), or a fix with all its parameters."
+            )
+        names = None if self.fix == _AUTO else [str(self.fix)]
+        self.calibration_ = calibrate(
+            Evidence(check_context(context), "arrays"),
+            methods=names,
+            aim=Aim(self.objective, None, self.max_head_loss),  # type: ignore[arg-type]
+            folds=self.folds,
+            seed=self.seed,
+        )
+        self.map_ = self.calibration_.fix
+        return self
+
+    def transform(
+        self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return fixed logits, array of shape (N, C), in the logits' own floating type."""
+        if not hasattr(self, "map_"):
+            raise UsageError("This FixEstimator is not fitted; call fit(logits, …) first.")
+        given = np.asarray(logits)
+        if not np.issubdtype(given.dtype, np.floating):
+            given = given.astype(np.float64)
+        return self.map_.apply(given, None if features is None else np.asarray(features))
+
+    def fit_transform(
+        self, logits: npt.ArrayLike, labels: npt.ArrayLike | None = None, **known: Any
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Fit and return the same logits fixed."""
+        return self.fit(logits, labels, **known).transform(logits, known.get("features"))
+
+    def predict(
+        self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Return the label of each row after the fix, array of shape (N,)."""
+        best: npt.NDArray[np.int64] = self.transform(logits, features).argmax(axis=1)
+        return best
+
+    def predict_proba(
+        self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return softmax probabilities after the fix, array of shape (N, C)."""
+        return softmax(self.transform(logits, features))
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"FixEstimator({listed})"
+
+    def _ready(self) -> list[Fix] | None:
+        """Return the fixes to fit as they are; None where something must be chosen first."""
+        if isinstance(self.fix, Fix):
+            return [self.fix]
+        if self.fix == _AUTO:
+            return None
+        candidate = parse_candidate(self.fix)
+        only = candidate.chains[0]
+        return list(only) if only and candidate.parameter is None else None
+
+
+def _head(
+    logits: npt.NDArray[Any],
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+    activation: str,
+) -> Head | None:
+    if weight is None:
+        if activation == "softmax":
+            return None
+        empty = np.zeros((logits.shape[-1], 0))
+        return Head("linear", empty, activation="sigmoid", foldable=False)
+    rows = np.asarray(weight, dtype=np.float64)
+    shift = None if bias is None else np.asarray(bias, dtype=np.float64)
+    return Head("linear", rows, shift, activation=activation)  # type: ignore[arg-type]

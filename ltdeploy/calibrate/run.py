@@ -1,0 +1,359 @@
+"""Try every method on held-out folds, compare them, and choose one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import __version__, _optional
+from ..arrays import FloatArray, IntArray
+from ..classes import ClassTable
+from ..errors import FixError, UsageError
+from ..fixes import TargetPrior, stratified_folds
+from ..metrics import (
+    Bootstrap,
+    Figure,
+    Figures,
+    figures_of,
+    reliability,
+    top1_of_logits,
+    wilson_interval,
+)
+from ..progress import Tracker, silent
+from .candidates import Candidate, Skipped, candidates
+from .choice import Contestant, compare, paired_difference, reason_for
+from .crossval import HeldOut, cross_validate, fit_on_all, held_out_logits
+from .evidence import Evidence
+from .objective import Aim, Strata, best_value, likelihood_weights, strata_of
+from .result import Calibration, ClassChange, Confidence, MethodResult, Sweep
+from .warn import warnings_of
+
+__all__ = ["calibrate"]
+
+_SHORTEST_SWEEP = 5
+_BEFORE = "none"
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A method after cross-validation; ``place`` and ``per_fold`` are places of chosen values."""
+
+    held_out: HeldOut
+    place: int
+    per_fold: list[int]
+    correct: npt.NDArray[np.bool_]
+    figures: Figures
+    freedom: int
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.held_out.candidate
+
+    def shown_per_fold(self) -> tuple[float | None, ...]:
+        values = self.candidate.values
+        return tuple(values[place] if values else None for place in self.per_fold)
+
+
+def calibrate(
+    evidence: Evidence,
+    *,
+    methods: Sequence[str] | None = None,
+    aim: Aim | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    track: Tracker = silent,
+) -> Calibration:
+    """Choose a fix on labelled validation logits, and say how sure the choice is.
+
+    Every method is fitted on all folds but one and answers that one, its parameter chosen without
+    it; so each figure comes from images that had no part in what they measure. (Of a method that is
+    fitted, the ridge of a fold is chosen by the answers on the other folds, whose fits have seen
+    this one: a leak of a choice between four numbers. τ has no such leak.) Chosen is the simplest
+    method within one standard error of the best, the error being that of the paired difference
+    (the rule of Breiman et al. 1984, *Classification and regression trees*, §3.4.3, on pairs).
+
+    Parameters
+    ----------
+    evidence : as :func:`~ltdeploy.calibrate.read_npz` or
+        :func:`~ltdeploy.calibrate.evidence_of_checkpoint` return it.
+    methods : names to try; None takes every one that applies.
+    aim : what to maximise; None the class-averaged accuracy.
+    folds : in how many parts to cut the validation images.
+    seed : decides how they are cut.
+
+    Raises
+    ------
+    UsageError
+        For fewer than two folds, or a target prior of other classes than there are.
+    FixError
+        If a method asked for by name does not apply, or none does.
+    """
+    aim = aim or Aim()
+    if folds < 2:
+        raise UsageError(f"--folds is {folds}; expected 2 or more.")
+    labels, table = evidence.labels, evidence.classes
+    _check_prior(aim, labels, table)
+    fold = stratified_folds(labels, min(folds, len(labels)), seed)
+    bootstrap = Bootstrap(labels, table, seed=seed)
+    strata = strata_of(labels, table, aim)
+    weights = likelihood_weights(evidence.context, aim)
+    evidence = replace(evidence, context=replace(evidence.context, weights=weights))
+    unfixed = evidence.logits.argmax(axis=1) == labels
+
+    found, skipped = candidates(methods, evidence.context)
+    if aim.target_prior is not None and methods is None:
+        prior = TargetPrior(tuple(aim.target_prior.tolist()))
+        found = (*found, Candidate("target_prior", ((prior,),)))
+    tried: list[_Tried] = []
+    left_out = list(skipped)
+    job = _Job(evidence, fold, unfixed, strata, bootstrap, aim)
+    for candidate, outcome in track(_in_threads(job, found), total=len(found), label="methods"):
+        if isinstance(outcome, _Tried):
+            tried.append(outcome)
+        elif methods is not None:
+            raise outcome
+        else:
+            left_out.append(Skipped(candidate.name, str(outcome)))
+    if not tried:
+        raise FixError(f"No method could be fitted. {left_out[0].reason}")
+
+    contestants = [Contestant(t.candidate.name, t.freedom, t.correct) for t in tried]
+    standings = compare(contestants, unfixed, strata, bootstrap.multiplicities, aim)
+    chosen = next(i for i, standing in enumerate(standings) if standing.status == "chosen")
+    fix, t = fit_on_all(tried[chosen].held_out, tried[chosen].place, evidence.context)
+    gain, _ = paired_difference(
+        tried[chosen].correct, unfixed, strata, bootstrap.multiplicities, aim.objective
+    )
+    before = float(strata.values(unfixed[:, None], aim.objective)[0])
+    results = []
+    for one, standing in zip(tried, standings, strict=True):
+        own_t = t if one is tried[chosen] else None
+        results.append(
+            MethodResult(
+                name=one.candidate.name,
+                fixes=one.candidate.chains[one.place],
+                t=own_t,
+                freedom=one.freedom,
+                per_fold=one.shown_per_fold(),
+                figures=one.figures,
+                objective=_objective(one.figures, one.correct, strata, aim),
+                behind=(standing.behind, standing.standard_error),
+                head_change=standing.head_change,
+                status=standing.status,
+                note="; ".join(one.held_out.notes),
+            )
+        )
+    best = standings[chosen].reached - standings[chosen].behind
+    raw = _before(evidence, unfixed, strata, bootstrap, aim, before, best)
+    ranked = sorted(results, key=lambda result: (-(result.objective.value or 0.0), result.freedom))
+    winner = results[chosen]
+    shown = " + ".join(fix.describe() for fix in winner.fixes)
+    after = held_out_logits(tried[chosen].held_out, tried[chosen].per_fold, evidence.context, fold)
+    return Calibration(
+        classes=table,
+        images=len(labels),
+        folds=int(fold.max()) + 1,
+        aim=aim,
+        methods=(raw, *ranked),
+        chosen=winner,
+        fix=fix,
+        reason=reason_for(contestants, standings, before, gain, aim, shown),
+        warnings=warnings_of(evidence, aim),
+        skipped=tuple(left_out),
+        sweeps=tuple(_sweep(one, labels, strata) for one in tried if _is_sweep(one.candidate)),
+        confidence={
+            "before": _confidence(evidence.logits, evidence),
+            "after": _confidence(after, evidence),
+        },
+        changes=_changes(labels, len(table), unfixed, tried[chosen].correct),
+        provenance={
+            **(evidence.provenance or {}),
+            "Images": f"{len(labels):,} in {int(fold.max()) + 1} folds, seed {seed}",
+            "Date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "ltdeploy": __version__,
+        },
+    )
+
+
+def _check_prior(aim: Aim, labels: IntArray, table: ClassTable) -> None:
+    prior = aim.target_prior
+    if prior is None:
+        return
+    if len(prior) != len(table):
+        raise UsageError(
+            f"The target prior has {len(prior)} shares and there are {len(table)} classes; "
+            "expected one share per class, in label order."
+        )
+    if not prior[labels].any():
+        raise UsageError(
+            "The target prior gives no share to any class that has validation images, so nothing "
+            "can be chosen for it; add validation images of the classes that will be seen."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What every candidate is tried on."""
+
+    evidence: Evidence
+    fold: IntArray
+    unfixed: npt.NDArray[np.bool_]
+    strata: Strata
+    bootstrap: Bootstrap
+    aim: Aim
+
+
+def _in_threads(
+    job: _Job, found: Sequence[Candidate]
+) -> Iterator[tuple[Candidate, _Tried | FixError]]:
+    """Yield each candidate with its result, in order; one per core at a time.
+
+    Candidates are spread over the cores and not the products inside them: these are small, and
+    threads that wait for each other over small products cost more than they bring.
+    """
+    limits: Any = _optional.require("threadpoolctl", extra="verify", purpose="calibrate")
+
+    def one(candidate: Candidate) -> _Tried | FixError:
+        try:
+            return _try(candidate, job)
+        except FixError as error:
+            return error
+
+    cores = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    with limits.threadpool_limits(1), ThreadPoolExecutor(cores) as pool:
+        # What learns most stands last and takes longest: begun first, no core waits for it alone.
+        started = {id(one_of): pool.submit(one, one_of) for one_of in reversed(found)}
+        for candidate in found:
+            yield candidate, started[id(candidate)].result()
+
+
+def _try(candidate: Candidate, job: _Job) -> _Tried:
+    evidence, fold, unfixed, aim = job.evidence, job.fold, job.unfixed, job.aim
+    strata, bootstrap = job.strata, job.bootstrap
+    labels, table = evidence.labels, evidence.classes
+    held_out = cross_validate(candidate, evidence.context, fold)
+    correct = held_out.top1 == labels[:, None]
+    per_fold = []
+    answered = np.empty(len(labels), dtype=bool)
+    for number in np.unique(fold):
+        others, own = fold != number, fold == number
+        place = best_value(
+            correct[others], unfixed[others], strata_of(labels[others], table, aim), aim
+        )
+        per_fold.append(place)
+        answered[own] = correct[own, place]
+    mapped = held_out_logits(held_out, per_fold, evidence.context, fold)
+    return _Tried(
+        held_out,
+        best_value(correct, unfixed, strata, aim),
+        per_fold,
+        answered,
+        figures_of(mapped, labels, table, bootstrap),
+        candidate.freedom(evidence.context),
+    )
+
+
+def _before(
+    evidence: Evidence,
+    unfixed: npt.NDArray[np.bool_],
+    strata: Strata,
+    bootstrap: Bootstrap,
+    aim: Aim,
+    value: float,
+    best: float,
+) -> MethodResult:
+    """Return the row of the model as it is."""
+    figures = figures_of(evidence.logits, evidence.labels, evidence.classes, bootstrap)
+    return MethodResult(
+        name=_BEFORE,
+        fixes=(),
+        t=None,
+        freedom=0,
+        per_fold=(),
+        figures=figures,
+        objective=_objective(figures, unfixed, strata, aim),
+        behind=(value - best, 0.0),
+        head_change=Figure(0.0, 0.0, 0.0),
+        status="before",
+    )
+
+
+def _objective(
+    figures: Figures, correct: npt.NDArray[np.bool_], strata: Strata, aim: Aim
+) -> Figure:
+    """Return the objective with its interval."""
+    if aim.objective == "balanced":
+        return figures.balanced
+    if aim.objective == "harmonic":
+        return figures.harmonic
+    if aim.objective == "few":
+        measured = [figure for figure in figures.groups.values() if figure is not None]
+        return measured[-1]
+    share = float(strata.overall @ correct)
+    low, high = wilson_interval(share, 1.0 / float(strata.overall @ strata.overall))
+    return Figure(100.0 * share, 100.0 * float(low), 100.0 * float(high))
+
+
+def _is_sweep(candidate: Candidate) -> bool:
+    return len(candidate.values) >= _SHORTEST_SWEEP
+
+
+def _sweep(one: _Tried, labels: IntArray, strata: Strata) -> Sweep:
+    correct = one.held_out.top1 == labels[:, None]
+    series = {
+        "overall": strata.values(correct, "overall"),
+        "balanced": strata.values(correct, "balanced"),
+        "harmonic": strata.values(correct, "harmonic"),
+    }
+    for name, weights in strata.groups.items():
+        series[name] = 100.0 * (weights @ correct)
+    candidate = one.candidate
+    assert candidate.parameter is not None
+    values = candidate.values
+    return Sweep(candidate.name, candidate.parameter, values, series, values[one.place])
+
+
+def _confidence(logits: FloatArray, evidence: Evidence) -> dict[str, Confidence]:
+    """Return the reliability of logits (N, C), of all images and of each group's."""
+    labels, table = evidence.labels, evidence.classes
+    top1, confidence = top1_of_logits(logits)
+    correct = top1 == labels
+    groups = np.array(table.groups)[labels]
+    sets = {"all": np.ones(len(labels), dtype=bool)}
+    sets |= {name: groups == name for name in table.rule.names}
+    found = {}
+    for name, own in sets.items():
+        some = bool(own.any())
+        found[name] = Confidence(
+            reliability(confidence[own], correct[own]),
+            100.0 * float(correct[own].mean()) if some else None,
+            100.0 * float(confidence[own].mean()) if some else None,
+        )
+    return found
+
+
+def _changes(
+    labels: IntArray,
+    classes: int,
+    unfixed: npt.NDArray[np.bool_],
+    fixed: npt.NDArray[np.bool_],
+) -> tuple[ClassChange, ...]:
+    images = np.bincount(labels, minlength=classes)
+    shares = [
+        100.0 * np.bincount(labels, weights=right, minlength=classes) / np.maximum(images, 1)
+        for right in (unfixed, fixed)
+    ]
+    return tuple(
+        ClassChange(label, int(n), float(before), float(after))
+        if n
+        else ClassChange(label, 0, None, None)
+        for label, (n, before, after) in enumerate(zip(images, *shares, strict=True))
+    )

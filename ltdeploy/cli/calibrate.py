@@ -1,0 +1,341 @@
+"""``ltdeploy calibrate``: which fix, and how strong, from validation data alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from . import options as opt
+from .output import Output, program, write_text
+from .runtime import ExitCode
+
+if TYPE_CHECKING:
+    from ..calibrate import Aim, Calibration, Evidence, MethodResult
+    from ..metrics import Figure
+
+__all__ = ["calibrate"]
+
+_DATA = "Data"
+_CHOICE = "Choice"
+_CACHE = "Cache"
+
+
+def calibrate(
+    ckpt: Annotated[
+        str,
+        typer.Argument(
+            metavar="CKPT|FILE.npz", help="Checkpoint, or arrays 'logits', 'labels', 'counts'."
+        ),
+    ],
+    val: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Images that choose; not trained on.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Training images, for ncm, crt and disalign.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Unlabelled images from the place of use, for label_shift.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    root: opt.Root = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="auto|NAME[:k=v]",
+            help="What to try; repeatable. Default: all that apply.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="balanced|few|harmonic|overall",
+            help="What to maximise. Default: balanced.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    max_head_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="What the most frequent group may lose. Default: anything.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    target_prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="uniform|FILE",
+            help="How often classes come in use: csv 'name,count', or DATA.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    trained_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Loss or sampler, where the file is silent: cross_entropy, balanced_softmax, …",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(metavar="N", help="Parts of the data.", rich_help_panel=_CHOICE)
+    ] = 5,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="How they are cut.", rich_help_panel=_CHOICE)
+    ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Try fixes that are refused.", rich_help_panel=_CHOICE),
+    ] = False,
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where the fix goes.")] = "fix.json",
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Default: beside the fix, as .html.")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Logits of earlier runs.", rich_help_panel=_CACHE),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Keep no logits.", rich_help_panel=_CACHE)
+    ] = False,
+    arch: opt.Arch = None,
+    classes: opt.Classes = None,
+    head_scale: opt.HeadScale = None,
+    trust_pickle: opt.TrustPickle = False,
+    image_size: opt.ImageSize = None,
+    resize: opt.Resize = None,
+    crop_pct: opt.CropPct = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    json: opt.Json = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Choose the post-hoc fix on validation data, and say how sure the choice is.
+
+    Example: ltdeploy calibrate ckpt.pt --val val/ --out fix.json
+    """
+    output = Output(json, quiet)
+    target_path, report_path = _output_paths(out, html)
+    if no_cache and cache is not None:
+        raise UsageError("--cache and --no-cache contradict each other; give one of them.")
+    names = _method_names(method)
+
+    from ..calibrate import calibrate as choose
+    from ..calibrate import fix_file_of, render_report
+    from ..fixes import write_fix_file
+
+    if Path(ckpt).suffix.lower() == ".npz":
+        for option, value in (("--val", val), ("--train", train), ("--target", target)):
+            if value is not None:
+                raise UsageError(
+                    f"{option} is for checkpoints, and {ckpt} holds arrays already: put what it "
+                    "would give into the file (see 'docs/calibrate.md')."
+                )
+        evidence = _evidence_of_arrays(ckpt, trained_with, force)
+    else:
+        if val is None:
+            raise UsageError(
+                f"A fix is chosen on validation images and none were given; add --val DATA (images "
+                f"that {Path(ckpt).name} was not trained on), or give an .npz of logits."
+            )
+        from ..datasets import read_classes
+
+        loading = opt.load_options(
+            arch=arch,
+            classes=read_classes(classes, root) if classes is not None else None,
+            image_size=image_size,
+            resize=resize,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            head_scale=head_scale,
+            trust_pickle=trust_pickle,
+        )
+        evidence = _evidence_of_images(
+            ckpt,
+            loading,
+            (val, train, target, root),
+            trained_with,
+            _cache_folder(cache, no_cache),
+            force,
+            output,
+        )
+    aim = _aim(objective, target_prior, max_head_loss, root, evidence, output)
+    done = choose(evidence, methods=names, aim=aim, folds=folds, seed=seed, track=output.track)
+
+    write_fix_file(target_path, fix_file_of(done, evidence))
+    write_text(report_path, render_report(done.to_dict(), title=Path(ckpt).name))
+    output.json(done.to_dict())
+    _report(output, done, target_path, report_path, ckpt)
+    return ExitCode.OK
+
+
+def _output_paths(out: str, html: str | None) -> tuple[Path, Path]:
+    """Return where fix and report go; refuse before the work what cannot be written after it."""
+    fix = Path(out)
+    if fix.suffix != ".json":
+        raise UsageError(f"--out is {out!r}; expected a name that ends in .json, like fix.json.")
+    report = fix.with_suffix(".html") if html is None else Path(html)
+    for option, path in (("--out", fix), ("--html", report)):
+        if not path.parent.is_dir():
+            raise UsageError(f"{option} is {str(path)!r} and its folder does not exist; make it.")
+    return fix, report
+
+
+def _method_names(method: list[str] | None) -> list[str] | None:
+    if not method or method == ["auto"]:
+        return None
+    if "auto" in method:
+        raise UsageError("--method auto tries everything that applies; leave the others out.")
+    return method
+
+
+def _cache_folder(cache: str | None, no_cache: bool) -> Path | None:
+    from ..cache import default_cache
+
+    if no_cache:
+        return None
+    return Path(cache) if cache is not None else default_cache()
+
+
+def _evidence_of_arrays(path: str, trained_with: str | None, force: bool) -> Evidence:
+    from ..calibrate import read_npz
+    from ..models.trained_with import loss_name
+
+    evidence = read_npz(Path(path))
+    told = loss_name(trained_with) or loss_name(evidence.context.trained_with)
+    return replace(evidence, context=replace(evidence.context, trained_with=told, force=force))
+
+
+def _evidence_of_images(
+    ckpt: str,
+    loading: object,
+    specs: tuple[str, str | None, str | None, str | None],
+    trained_with: str | None,
+    cache: Path | None,
+    force: bool,
+    output: Output,
+) -> Evidence:
+    from ..calibrate import DataSources, evidence_of_checkpoint
+    from ..datasets import open_dataset, open_unlabelled
+    from ..models.classifier import LoadOptions, load_checkpoint
+    from ..models.trained_with import loss_name
+
+    assert isinstance(loading, LoadOptions)
+    val, train, target, root = specs
+    model = load_checkpoint(Path(ckpt), options=loading)
+    data = DataSources(
+        open_dataset(val, root=root, split="val"),
+        None if train is None else open_dataset(train, root=root, split="train"),
+        None if target is None else open_unlabelled(target, root=root),
+    )
+    return evidence_of_checkpoint(
+        model,
+        data,
+        trained_with=loss_name(trained_with),
+        cache=cache,
+        force=force,
+        track=output.track,
+        warn=output.warn,
+    )
+
+
+def _aim(
+    objective: str | None,
+    target_prior: str | None,
+    max_head_loss: float | None,
+    root: str | None,
+    evidence: Evidence,
+    output: Output,
+) -> Aim:
+    from ..calibrate import Aim, estimated_prior, prior_of_table
+    from ..datasets import read_classes
+
+    prior = None
+    if target_prior is not None and target_prior != "uniform":
+        prior = prior_of_table(read_classes(target_prior, root), evidence.classes)
+    elif target_prior is None and evidence.context.target_logits is not None:
+        prior = estimated_prior(evidence.context)
+        top = sorted(range(len(prior)), key=lambda label: -prior[label])[:3]
+        output.say(
+            "Target   prior estimated without labels: most frequent "
+            + ", ".join(f"{evidence.classes.names[c]} {100 * prior[c]:.1f} %" for c in top)
+        )
+    # Who declares how often classes will come wants to be right as often as possible there.
+    chosen = objective or ("balanced" if prior is None else "overall")
+    if target_prior == "uniform" and chosen == "overall":
+        chosen = "balanced"
+    return Aim(chosen, prior, max_head_loss)  # type: ignore[arg-type]
+
+
+def _report(output: Output, done: Calibration, fix: Path, report: Path, ckpt: str) -> None:
+    """Print the comparison, the choice and what to do next."""
+    groups = [name for name in done.classes.rule.names if done.before.figures.groups.get(name)]
+    header = ("method", "learnt", *groups, "balanced", "overall", "NLL", "ECE", done.aim.objective)
+    output.table(
+        header,
+        [
+            (
+                f"{'→ ' if m is done.chosen else ''}{_shown(m)}",
+                f"{m.freedom:,}",
+                *(_one(m.figures.groups[name]) for name in groups),
+                _one(m.figures.balanced),
+                _one(m.figures.overall),
+                _one(m.figures.nll, 3),
+                _one(m.figures.ece),
+                _interval(m.objective),
+            )
+            for m in done.methods
+        ],
+    )
+    output.say(
+        f"Accuracies and ECE in percent on held-out folds of {done.images:,} images; the last "
+        "column is what was maximised, with its 95 % interval."
+    )
+    reasons: dict[str, list[str]] = {}
+    for one in done.skipped:
+        reasons.setdefault(one.reason, []).append(one.method)
+    for reason, names in reasons.items():
+        output.say(f"Not tried: {', '.join(names)}: {reason}")
+    for text in done.warnings:
+        output.warn(text)
+    output.say(f"Chosen   {done.reason}")
+    output.say(f"Fix      {fix}")
+    output.say(f"Report   {report}")
+    if not ckpt.endswith(".npz"):
+        output.say(f"Next     {program()} export --fix {fix} {ckpt}")
+
+
+def _shown(method: MethodResult) -> str:
+    """Return a method's name with the value that was chosen for it."""
+    if not method.fixes:
+        return method.name
+    return " + ".join(fix.describe() for fix in method.fixes)
+
+
+def _one(figure: Figure | None, digits: int = 1) -> str:
+    return "–" if figure is None or figure.value is None else f"{figure.value:.{digits}f}"
+
+
+def _interval(figure: Figure) -> str:
+    return f"{figure.value:.1f} ({figure.low:.1f} … {figure.high:.1f})"

@@ -1,0 +1,336 @@
+"""Every kind of map goes through export, ONNX Runtime and verify as it was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fix_samples import IN_WEIGHTS, KINDS, fix_file, maps_by_kind
+from onnx import numpy_helper
+from samples import draw_photo, write_checkpoint
+from torch import nn
+
+from ltdeploy.bundle import Bundle, open_bundle
+from ltdeploy.classes import ClassTable
+from ltdeploy.datasets import open_dataset
+from ltdeploy.engines import open_engine
+from ltdeploy.engines.torch_reference import reference_engine
+from ltdeploy.errors import FixError
+from ltdeploy.export import export_bundle
+from ltdeploy.export.checks import relative_difference
+from ltdeploy.export.fold import folded
+from ltdeploy.fixes import AffineMap, FixSpec
+from ltdeploy.fixes.logit_map import LogitMap
+from ltdeploy.fixes.maps import Blend, LogSoftmax, NewHead
+from ltdeploy.models.architectures import build
+from ltdeploy.models.classifier import Classifier, load_checkpoint
+from ltdeploy.models.head import Head
+from ltdeploy.models.onnx_classifier import OnnxClassifier
+from ltdeploy.models.options import LoadOptions
+from ltdeploy.verify import compare_models, verify_bundle
+
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(7, 32, 32, 3), dtype=np.uint8)
+TOLD = LoadOptions(
+    classes=ClassTable.from_counts([200, 90, 40, 20, 10, 2], [f"species {i}" for i in range(6)]),
+    resize="none",
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+)
+Source = Callable[[Path], Classifier | OnnxClassifier]
+Unfixed = tuple[Classifier | OnnxClassifier, Bundle]
+
+
+def linear_model(folder: Path) -> Classifier | OnnxClassifier:
+    return load_checkpoint(write_checkpoint(folder / "ckpt.pt"))
+
+
+def cosine_model(folder: Path) -> Classifier | OnnxClassifier:
+    torch.manual_seed(0)
+    module = build("cifar:resnet20", 6, head="cosine")
+    counts = [9, 8, 7, 6, 5, 4]
+    state = {"state_dict": module.state_dict(), "arch": "resnet20", "cls_num_list": counts}
+    torch.save(state, folder / "ldam.pth.tar")
+    names = LoadOptions(classes=ClassTable.from_counts(counts, [f"species {i}" for i in range(6)]))
+    return load_checkpoint(folder / "ldam.pth.tar", options=names)
+
+
+def onnx_model(folder: Path, *, gemm: bool = True, opset: int = 17) -> OnnxClassifier:
+    """Write a small ONNX classifier: patches, ReLU, pooling, and a linear head on 12 features."""
+    rng = np.random.default_rng(0)
+    arrays = {"k": (12, 3, 4, 4), "w": (12, 6), "b": (6,)}
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["images", "k"], ["patches"], strides=[4, 4]),
+        helper.make_node("Relu", ["patches"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["ltdeploy_head"]),  # a name that we would take
+    ]
+    if gemm:
+        nodes.append(helper.make_node("Gemm", ["ltdeploy_head", "w", "b"], ["logits"]))
+    else:
+        nodes.append(helper.make_node("MatMul", ["ltdeploy_head", "w"], ["product"]))
+        nodes.append(helper.make_node("Add", ["product", "b"], ["logits"]))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [value("images", onnx.TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [value("logits", onnx.TensorProto.FLOAT, ["n", 6])],
+        [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+            for name, shape in arrays.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.save(model, folder / "foreign.onnx")
+    loaded = load_checkpoint(folder / "foreign.onnx", options=TOLD)
+    assert isinstance(loaded, OnnxClassifier)
+    return loaded
+
+
+def unfused(model: Classifier | OnnxClassifier, fix: LogitMap) -> np.ndarray:
+    """Return the logits that the reference gives for IMAGES with a map applied to them."""
+    outputs = reference_engine(model, features=True).run({"images": IMAGES})
+    return fix.apply(outputs["logits"], outputs["features"])
+
+
+def nodes_of(bundle: Bundle) -> int:
+    onnx.checker.check_model(onnx.load(bundle.graph_path), full_check=True)
+    return bundle.manifest.graphs[0].nodes
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four drawn pictures of each of six classes."""
+    folder = tmp_path_factory.mktemp("six") / "test"
+    for label in range(6):
+        (folder / f"species {label}").mkdir(parents=True)
+        for number in range(4):
+            photo = draw_photo(100 * label + number, 32, 32)
+            photo.save(folder / f"species {label}" / f"{number}.png")
+    return folder
+
+
+SOURCES: dict[str, Source] = {"linear": linear_model, "cosine": cosine_model, "onnx": onnx_model}
+TRIED = {  # every kind goes through export below; these through verify too
+    "linear": ("full", "head", "centred l2 head", "affine, blend, affine", "Dirichlet"),
+    "cosine": ("diagonal", "head", "blend", "head, Dirichlet"),
+    "onnx": ("diagonal", "head", "centred l2 head", "log-softmax", "l2 head, blend"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Unfixed]:
+    """Return a function from a source's name to its model and its bundle without a fix."""
+
+    @cache
+    def exported(name: str) -> Unfixed:
+        folder = tmp_path_factory.mktemp(name)
+        model = SOURCES[name](folder)
+        return model, export_bundle(model, [], folder / "plain.ltd").bundle
+
+    return exported
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, kinds in TRIED.items() for kind in kinds]
+)
+def test_a_map_survives_export_and_verify(
+    plain: Callable[[str], Unfixed], photos: Path, name: str, kind: str
+) -> None:
+    model, unfixed = plain(name)
+    fix = maps_by_kind(6, model.head.weight.shape[1])[kind]
+    out = unfixed.path.parent / f"{kind}.ltd"
+    bundle = export_bundle(model, [fix_file(fix)], out).bundle
+    whole = kind in IN_WEIGHTS and (name != "cosine" or kind.startswith("head"))
+    assert bundle.manifest.fix.folded == ("weights" if whole else "nodes")
+    added = nodes_of(bundle) - nodes_of(unfixed)
+    assert added <= 0 if whole else added <= 10
+    found = open_engine(open_bundle(out)).run({"images": IMAGES})["logits"]
+    expected = unfused(model, fix)
+    assert relative_difference(expected, found) < 1e-5
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+
+    done = verify_bundle(bundle, open_dataset(str(photos)))
+    assert (done.result.verdict, done.result.flips) == ("pass", 0)
+    before = compare_models(unfixed.path, out, open_dataset(str(photos)))
+    assert done.result.overall.unfixed == before.result.overall.reference
+    assert done.result.overall.candidate == before.result.overall.candidate
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("gemm", "opset"), [(True, 11), (False, 18)])
+def test_an_onnx_head_of_any_form_takes_it(
+    tmp_path: Path, kind: str, gemm: bool, opset: int
+) -> None:
+    model = onnx_model(tmp_path, gemm=gemm, opset=opset)
+    fix = maps_by_kind(6, 12)[kind]
+    plain = export_bundle(model, [], tmp_path / "plain.ltd").bundle
+    bundle = export_bundle(model, [fix_file(fix)], tmp_path / "fixed.ltd").bundle
+    added = nodes_of(bundle) - nodes_of(plain)
+    assert added <= 0 if kind in IN_WEIGHTS else 0 < added <= 9
+    found = open_engine(bundle).run({"images": IMAGES})["logits"]
+    assert relative_difference(unfused(model, fix), found) < 1e-5
+
+
+class PooledMap(nn.Module):
+    """A network that classifies with a 1×1 convolution of its pooled features."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 9, 4, stride=4)
+        self.head: nn.Module = nn.Conv2d(9, 6, 1, bias=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self.stem(images).relu().mean(dim=(2, 3), keepdim=True)
+        return self.head(pooled).flatten(1)
+
+
+class PooledVector(PooledMap):
+    """The same with a linear layer."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__(bias)
+        self.head = nn.Linear(9, 6, bias=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(images).relu().mean(dim=(2, 3)))
+
+
+def small_model(folder: Path, layer: str, *, bias: bool = True) -> Classifier:
+    torch.manual_seed(0)
+    module = (PooledMap if layer == "convolution" else PooledVector)(bias).eval()
+    weight = module.head.weight.detach().double().flatten(1).numpy()
+    shift = module.head.bias.detach().double().numpy() if bias else None
+    loaded = linear_model(folder)
+    assert isinstance(loaded, Classifier)
+    return replace(loaded, module=module, head=Head("linear", weight, shift), head_path="head")
+
+
+EXTRA_NODES = {
+    "log-softmax": 1,
+    "centred head": 1,
+    "l2 head": 3,
+    "centred l2 head": 4,
+    "blend": 6,
+    "affine, blend, affine": 8,
+    "Dirichlet": 2,
+    "affine, Dirichlet": 2,
+    "head, Dirichlet": 2,
+    "l2 head, blend": 9,
+    "blend, log-softmax, affine": 9,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_a_layer_of_any_kind_takes_it_in_few_nodes(tmp_path: Path, kind: str, layer: str) -> None:
+    model = small_model(tmp_path, layer, bias=kind != "blend")
+    fix = maps_by_kind(6, 9)[kind]
+    bundle = export_bundle(model, [fix_file(fix)], tmp_path / "a.ltd").bundle
+    assert bundle.manifest.fix.folded == ("weights" if kind in IN_WEIGHTS else "nodes")
+    found = open_engine(bundle).run({"images": IMAGES})["logits"]
+    assert relative_difference(unfused(model, fix), found) < 1e-5
+    if layer == "linear":
+        unfixed = export_bundle(model, [], tmp_path / "plain.ltd").bundle
+        assert nodes_of(bundle) - nodes_of(unfixed) == EXTRA_NODES.get(kind, 0)
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_the_model_is_as_it_was_afterwards(tmp_path: Path, layer: str) -> None:
+    model = small_model(tmp_path, layer)
+    head = model.module.get_submodule(model.head_path)
+    for fix in maps_by_kind(6, 9).values():
+        with folded(model, fix) as (module, _):
+            images = torch.zeros(2, 3, 32, 32)
+            assert module(images).shape == model.module(images).shape == (2, 6)
+        unfused(model, fix)
+        assert model.module.get_submodule(model.head_path) is head
+        assert not head._forward_pre_hooks
+
+
+def test_a_head_of_two_layers_takes_what_looks_at_logits_only(tmp_path: Path) -> None:
+    small = small_model(tmp_path, "linear")
+    model = replace(small, head=replace(small.head, foldable=False))
+    outputs = reference_engine(model, features=True).run({"images": IMAGES})
+    assert set(outputs) == {"logits"}
+    for kind, fix in maps_by_kind(6, 9).items():
+        out = tmp_path / f"{kind}.ltd"
+        if fix.needs_features:
+            with pytest.raises(FixError, match="come from more than one linear layer"):
+                export_bundle(model, [fix_file(fix)], out)
+            assert not out.exists()
+        else:
+            bundle = export_bundle(model, [fix_file(fix)], out).bundle
+            assert bundle.manifest.fix.folded == "nodes"
+            found = open_engine(bundle).run({"images": IMAGES})["logits"]
+            assert relative_difference(fix.apply(outputs["logits"]), found) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("fix", "text"),
+    [
+        (AffineMap.identity(5), "6 classes and the fix 5"),
+        (LogSoftmax(7), "6 classes and the fix 7"),
+        (NewHead(np.ones((6, 32)), np.ones(6)), "length 32, and the head of .* is given 12"),
+        (Blend(np.ones(6), np.ones(6), np.ones(65), 0.0), "length 65"),
+    ],
+)
+def test_a_map_for_another_model_is_refused(tmp_path: Path, fix: LogitMap, text: str) -> None:
+    model = onnx_model(tmp_path)
+    with pytest.raises(FixError, match=text):
+        export_bundle(model, [fix_file(fix)], tmp_path / "a.ltd")
+    assert not (tmp_path / "a.ltd").exists()
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "blend"])
+def test_a_bundle_as_reference_tells_the_unfixed_model_where_it_can(
+    tmp_path: Path, photos: Path, kind: str
+) -> None:
+    model = linear_model(tmp_path)
+    bundle = export_bundle(model, [fix_file(maps_by_kind(6, 64)[kind])], tmp_path / "a.ltd").bundle
+    done = verify_bundle(bundle, open_dataset(str(photos)), reference=bundle.path)
+    assert done.result.verdict == "pass"
+    assert (done.result.overall.unfixed is None) == (kind != "diagonal")
+
+
+def test_the_reference_gives_what_the_head_is_given(tmp_path: Path) -> None:
+    for model in (linear_model(tmp_path), onnx_model(tmp_path)):
+        outputs = reference_engine(model, features=True).run({"images": IMAGES})
+        head = model.head
+        assert head.bias is not None
+        assert outputs["features"].dtype == np.float32
+        again = outputs["features"].astype(np.float64) @ head.weight.T + head.bias
+        assert relative_difference(outputs["logits"], again) < 1e-5
+        engine = reference_engine(model, features=True)
+        batches = [IMAGES[: 1 + number % 4] for number in range(16)]
+        with ThreadPoolExecutor(4) as pool:  # each hears of its own batch only
+            for batch in pool.map(engine.run, [{"images": images} for images in batches]):
+                rows = len(batch["logits"])
+                np.testing.assert_allclose(
+                    batch["features"], outputs["features"][:rows], rtol=1e-4, atol=1e-5
+                )
+        plain = reference_engine(model).run({"images": IMAGES})
+        assert set(plain) == {"logits"}
+        assert relative_difference(outputs["logits"], plain["logits"]) < 1e-6
+
+
+def test_a_spec_after_a_fix_file_sees_what_it_leaves(tmp_path: Path) -> None:
+    model = onnx_model(tmp_path)
+    maps = maps_by_kind(6, 12)
+    tau = FixSpec("tau_norm", {"tau": 1.0})
+    bundle = export_bundle(model, [fix_file(maps["head"]), tau], tmp_path / "a.ltd").bundle
+    fix = bundle.manifest.fix.logit_map()
+    assert isinstance(fix, NewHead)
+    norms = np.linalg.norm(fix.weight, axis=1)
+    np.testing.assert_allclose(norms, norms[0])  # τ = 1 makes the new rows equally long
+    assert [entry.method for entry in bundle.manifest.fix.methods] == ["temperature", "tau_norm"]
+    with pytest.raises(FixError, match="more than its last linear map"):
+        export_bundle(model, [fix_file(maps["blend"]), tau], tmp_path / "b.ltd")
