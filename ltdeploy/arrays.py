@@ -11,7 +11,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
-__all__ = ["FloatArray", "IntArray", "file_sha256", "log_softmax", "softmax", "top_k"]
+__all__ = ["FloatArray", "IntArray", "file_sha256", "log_softmax", "sigmoid", "softmax", "top_k"]
 
 _HASH_CHUNK_BYTES = 1 << 20
 
@@ -32,6 +32,12 @@ def softmax(logits: FloatArray) -> FloatArray:
     """Return probabilities over the last axis of ``logits`` of shape (..., C)."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: FloatArray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """Return ``1 / (1 + exp −z)`` of any array, without overflow."""
+    result: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * logits))
     return result
 
 

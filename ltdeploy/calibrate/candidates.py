@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import FixError
 from ..fixes import FIXES, Fix, FixContext, FixSpec, parse_spec
 
 __all__ = ["AUTO", "Candidate", "Skipped", "candidates", "parse_candidate"]
@@ -34,6 +35,9 @@ AUTO = (
 # longer than everything else together; a method that the user names is tried.
 _MOST_FREEDOM = 10
 _MOST_CLASSES_SQUARED = 200**2
+
+
+_NO_TEMPERATURE = "temperature is defined for softmax heads; use platt for a sigmoid head."
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,14 @@ def candidates(
     Raises
     ------
     FixError
-        For unknown names or parameters.
+        For unknown names or parameters, or a temperature alone on a sigmoid head.
     """
     if names is not None:
-        return tuple(parse_candidate(name) for name in dict.fromkeys(names)), ()
+        asked = tuple(parse_candidate(name) for name in dict.fromkeys(names))
+        for candidate in asked:
+            if _temperature_of_sigmoid(candidate, context):
+                raise FixError(_NO_TEMPERATURE)
+        return asked, ()
     found: list[Candidate] = []
     skipped: list[Skipped] = []
     for candidate in map(parse_candidate, AUTO):
@@ -134,8 +142,15 @@ def _open_spec(text: str) -> FixSpec:
     return parse_spec(f"{text}{',' if ':' in text else ':'}{tunable}=auto")
 
 
+def _temperature_of_sigmoid(candidate: Candidate, context: FixContext) -> bool:
+    alone = not candidate.chains[0]
+    return alone and context.head is not None and context.head.activation != "softmax"
+
+
 def _hopeless(candidate: Candidate, context: FixContext) -> str | None:
     assert context.labels is not None
+    if _temperature_of_sigmoid(candidate, context):
+        return _NO_TEMPERATURE
     missing = {need for fix in candidate.chains[0] for need in fix.needs} - context.evidence()
     if missing or not candidate.learns_from_validation:
         return None  # fitting says what is missing

@@ -132,10 +132,13 @@ def fit_on_all(held_out: HeldOut, place: int, context: FixContext) -> tuple[Logi
 def with_temperature(fitted: LogitMap, context: FixContext) -> tuple[LogitMap, float | None]:
     """Return the map followed by the temperature that suits its logits, as one map, and that value.
 
-    A model that is right on every image has no temperature: the map is returned as it is.
+    A model that is right on every image has no temperature, nor has a sigmoid head: the map is
+    returned as it is.
     """
     assert context.logits is not None
     assert context.labels is not None
+    if context.head is not None and context.head.activation != "softmax":
+        return fitted, None  # a temperature is a softmax's
     try:
         t = fit_temperature(
             fitted.apply(context.logits, context.features), context.labels, context.weights

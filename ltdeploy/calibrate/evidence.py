@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..classes import ClassTable
 from ..errors import DataError, did_you_mean
 from ..fixes import FixContext
-from ..models.head import Head
+from ..models.head import Activation, Head
 
 __all__ = ["Evidence", "check_context", "read_npz"]
 
@@ -63,6 +63,11 @@ class Evidence:
         """Validation labels, array of shape (N,)."""
         assert self.context.labels is not None
         return self.context.labels
+
+    @property
+    def activation(self) -> Activation:
+        """What turns the model's logits into probabilities."""
+        return "softmax" if self.context.head is None else self.context.head.activation
 
     @property
     def classes(self) -> ClassTable:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__, _optional
-from ..arrays import FloatArray, IntArray
+from ..arrays import FloatArray, IntArray, sigmoid
 from ..classes import ClassTable
 from ..errors import FixError, UsageError
 from ..fixes import TargetPrior, stratified_folds
@@ -92,13 +92,15 @@ def calibrate(
     Raises
     ------
     UsageError
-        For fewer than two folds, or a target prior of other classes than there are.
+        For fewer than two folds, no method, or a target prior of other classes than there are.
     FixError
         If a method asked for by name does not apply, or none does.
     """
     aim = aim or Aim()
     if folds < 2:
         raise UsageError(f"--folds is {folds}; expected 2 or more.")
+    if methods is not None and not methods:
+        raise UsageError("No method is named; name one, or leave it to ltdeploy (auto).")
     labels, table = evidence.labels, evidence.classes
     _check_prior(aim, labels, table)
     fold = stratified_folds(labels, min(folds, len(labels)), seed)
@@ -256,7 +258,7 @@ def _try(candidate: Candidate, job: _Job) -> _Tried:
         best_value(correct, unfixed, strata, aim),
         per_fold,
         answered,
-        figures_of(mapped, labels, table, bootstrap),
+        figures_of(mapped, labels, table, bootstrap, evidence.activation),
         candidate.freedom(evidence.context),
     )
 
@@ -271,7 +273,9 @@ def _before(
     best: float,
 ) -> MethodResult:
     """Return the row of the model as it is."""
-    figures = figures_of(evidence.logits, evidence.labels, evidence.classes, bootstrap)
+    figures = figures_of(
+        evidence.logits, evidence.labels, evidence.classes, bootstrap, evidence.activation
+    )
     return MethodResult(
         name=_BEFORE,
         fixes=(),
@@ -325,6 +329,8 @@ def _confidence(logits: FloatArray, evidence: Evidence) -> dict[str, Confidence]
     """Return the reliability of logits (N, C), of all images and of each group's."""
     labels, table = evidence.labels, evidence.classes
     top1, confidence = top1_of_logits(logits)
+    if evidence.activation == "sigmoid":
+        confidence = sigmoid(logits.max(axis=1)).astype(np.float32)
     correct = top1 == labels
     groups = np.array(table.groups)[labels]
     sets = {"all": np.ones(len(labels), dtype=bool)}

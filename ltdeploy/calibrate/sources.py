@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSources", "estimated_prior", "evidence_of_checkpoint", "prior_of_table"]
 
+_MOST_SHARED = 0.01  # of the validation images
+
 
 @dataclass(frozen=True, eq=False)
 class DataSources:
@@ -67,7 +69,8 @@ def evidence_of_checkpoint(
     CheckpointError
         If the model's class table is not known.
     DataError
-        If validation images are among the training images, or the data do not fit.
+        If more than one in a hundred validation images are among the training images, or the data
+        do not fit.
     """
     table = model.require_complete()
 
@@ -83,12 +86,16 @@ def evidence_of_checkpoint(
 
     validation = logits_of(data.validation, align_labels(data.validation, table), "validation")
     if model.train_hashes is not None:
-        _refuse_shared(data.validation, validation, model.train_hashes, "the checkpoint's own")
+        validation = _without_shared(
+            data.validation, validation, model.train_hashes, "the checkpoint's own", warn
+        )
     training = target = None
     if data.training is not None:
         labels = align_labels(data.training, table)
         training = logits_of(data.training, labels, "training")
-        _refuse_shared(data.validation, validation, training.hashes, f"{data.training.name}'s")
+        validation = _without_shared(
+            data.validation, validation, training.hashes, f"{data.training.name}'s", warn
+        )
         if training.features is None:
             warn("this model's head does not tell its features; --train changes nothing")
     if data.target is not None:
@@ -175,14 +182,39 @@ def estimated_prior(context: FixContext) -> npt.NDArray[np.float64]:
     return LabelShift().target_prior(context_after(weighted, calibrated))
 
 
-def _refuse_shared(
-    dataset: Dataset, validation: Logits, trained: npt.NDArray[np.uint64], whose: str
-) -> None:
-    shared = np.flatnonzero(np.isin(validation.hashes, trained))
-    if len(shared):
-        first = dataset.identifier(int(validation.indices[shared[0]]))
+def _without_shared(
+    dataset: Dataset,
+    validation: Logits,
+    trained: npt.NDArray[np.uint64],
+    whose: str,
+    warn: Callable[[str], None],
+) -> Logits:
+    """Return the validation logits without images that are training images too.
+
+    Large collections hold a few pictures twice (CIFAR-100 does, in training and test): these are
+    left out. More than that is no accident, and refused.
+    """
+    shared = np.isin(validation.hashes, trained)
+    if not shared.any():
+        return validation
+    first = dataset.identifier(int(validation.indices[np.flatnonzero(shared)[0]]))
+    count, images = int(shared.sum()), len(shared)
+    if count > _MOST_SHARED * images:
         raise DataError(
-            f"{len(shared)} of the {len(validation.hashes)} validation images of {dataset.name} "
-            f"are among {whose} training images, the first is {first}. The model knows them by "
-            "heart, so a fix chosen on them means nothing; give images that it was not trained on."
+            f"{count} of the {images} validation images of {dataset.name} are among {whose} "
+            f"training images, the first is {first}. The model knows them by heart, so a fix "
+            "chosen on them means nothing; give images that it was not trained on."
         )
+    warn(
+        f"{count} of the {images} validation images of {dataset.name} stand among {whose} training "
+        f"images too, the first is {first}; they were left out"
+    )
+    kept = ~shared
+    return replace(
+        validation,
+        logits=validation.logits[kept],
+        labels=validation.labels[kept],
+        indices=validation.indices[kept],
+        hashes=validation.hashes[kept],
+        features=None if validation.features is None else validation.features[kept],
+    )

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from . import options as opt
+from .choice_table import report_choice
 from .output import Output, program, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
-    from ..calibrate import Aim, Calibration, Evidence, MethodResult
-    from ..metrics import Figure
+    from ..calibrate import Aim, Evidence
 
 __all__ = ["calibrate"]
 
@@ -134,7 +134,9 @@ def calibrate(
     Example: ltdeploy calibrate ckpt.pt --val val/ --out fix.json
     """
     output = Output(json, quiet)
-    target_path, report_path = _output_paths(out, html)
+    target_path, report_path = _output_paths(out, html, json, ckpt)
+    if seed < 0:
+        raise UsageError(f"--seed is {seed}; expected 0 or more.")
     if no_cache and cache is not None:
         raise UsageError("--cache and --no-cache contradict each other; give one of them.")
     names = _method_names(method)
@@ -144,11 +146,25 @@ def calibrate(
     from ..fixes import write_fix_file
 
     if Path(ckpt).suffix.lower() == ".npz":
-        for option, value in (("--val", val), ("--train", train), ("--target", target)):
+        for option, value in {
+            "--val": val,
+            "--train": train,
+            "--target": target,
+            "--cache": cache,
+            "--arch": arch,
+            "--classes": classes,
+            "--head-scale": head_scale,
+            "--image-size": image_size,
+            "--resize": resize,
+            "--crop-pct": crop_pct,
+            "--interpolation": interpolation,
+            "--mean": mean,
+            "--std": std,
+        }.items():
             if value is not None:
                 raise UsageError(
-                    f"{option} is for checkpoints, and {ckpt} holds arrays already: put what it "
-                    "would give into the file (see 'docs/calibrate.md')."
+                    f"{option} is for checkpoints, and {ckpt} holds arrays already: leave it out, "
+                    "and put what it would give into the file."
                 )
         evidence = _evidence_of_arrays(ckpt, trained_with, force)
     else:
@@ -186,20 +202,51 @@ def calibrate(
     write_fix_file(target_path, fix_file_of(done, evidence))
     write_text(report_path, render_report(done.to_dict(), title=Path(ckpt).name))
     output.json(done.to_dict())
-    _report(output, done, target_path, report_path, ckpt)
+    report_choice(output, done)
+    output.say(f"Fix      {target_path}")
+    output.say(f"Report   {report_path}")
+    if not ckpt.endswith(".npz"):
+        output.say(f"Next     {program()} export --fix {target_path} {ckpt}")
     return ExitCode.OK
 
 
-def _output_paths(out: str, html: str | None) -> tuple[Path, Path]:
+def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tuple[Path, Path]:
     """Return where fix and report go; refuse before the work what cannot be written after it."""
     fix = Path(out)
     if fix.suffix != ".json":
         raise UsageError(f"--out is {out!r}; expected a name that ends in .json, like fix.json.")
     report = fix.with_suffix(".html") if html is None else Path(html)
-    for option, path in (("--out", fix), ("--html", report)):
+    written = {"--out": fix, "--html": report}
+    if json is not None and json != "-":
+        written["--json"] = Path(json)
+    taken = {Path(ckpt).resolve(): "what is to be calibrated"}
+    for option, path in written.items():
         if not path.parent.is_dir():
             raise UsageError(f"{option} is {str(path)!r} and its folder does not exist; make it.")
+        if path.is_dir():
+            raise UsageError(f"{option} is {str(path)!r}, a folder; expected a file.")
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise UsageError(f"{option} would overwrite {other}, {str(path)!r}; choose another.")
     return fix, report
+
+
+def _trained_with(told: str | None) -> str | None:
+    """Return ``--trained-with`` by its one name; refuse what is nearly one that we know.
+
+    Losses that do not correct for the prior are many and pass as they are. A misspelt one that does
+    would pass too, and its model be corrected twice.
+    """
+    from ..models.trained_with import BALANCED_LOSSES, loss_name, sampler_name
+
+    known = (*sorted(BALANCED_LOSSES), "cross_entropy")
+    loss = loss_name(told)
+    if told is None or loss in known:
+        return loss
+    hint = did_you_mean(told, known)
+    if sampler_name(told) is None and hint:
+        raise UsageError(f"--trained-with is {told!r}, which is unknown.{hint}")
+    return sampler_name(told) or loss
 
 
 def _method_names(method: list[str] | None) -> list[str] | None:
@@ -222,8 +269,9 @@ def _evidence_of_arrays(path: str, trained_with: str | None, force: bool) -> Evi
     from ..calibrate import read_npz
     from ..models.trained_with import loss_name
 
+    told = _trained_with(trained_with)
     evidence = read_npz(Path(path))
-    told = loss_name(trained_with) or loss_name(evidence.context.trained_with)
+    told = told or loss_name(evidence.context.trained_with)
     return replace(evidence, context=replace(evidence.context, trained_with=told, force=force))
 
 
@@ -239,9 +287,9 @@ def _evidence_of_images(
     from ..calibrate import DataSources, evidence_of_checkpoint
     from ..datasets import open_dataset, open_unlabelled
     from ..models.classifier import LoadOptions, load_checkpoint
-    from ..models.trained_with import loss_name
 
     assert isinstance(loading, LoadOptions)
+    told = _trained_with(trained_with)
     val, train, target, root = specs
     model = load_checkpoint(Path(ckpt), options=loading)
     data = DataSources(
@@ -252,7 +300,7 @@ def _evidence_of_images(
     return evidence_of_checkpoint(
         model,
         data,
-        trained_with=loss_name(trained_with),
+        trained_with=told,
         cache=cache,
         force=force,
         track=output.track,
@@ -286,56 +334,3 @@ def _aim(
     if target_prior == "uniform" and chosen == "overall":
         chosen = "balanced"
     return Aim(chosen, prior, max_head_loss)  # type: ignore[arg-type]
-
-
-def _report(output: Output, done: Calibration, fix: Path, report: Path, ckpt: str) -> None:
-    """Print the comparison, the choice and what to do next."""
-    groups = [name for name in done.classes.rule.names if done.before.figures.groups.get(name)]
-    header = ("method", "learnt", *groups, "balanced", "overall", "NLL", "ECE", done.aim.objective)
-    output.table(
-        header,
-        [
-            (
-                f"{'→ ' if m is done.chosen else ''}{_shown(m)}",
-                f"{m.freedom:,}",
-                *(_one(m.figures.groups[name]) for name in groups),
-                _one(m.figures.balanced),
-                _one(m.figures.overall),
-                _one(m.figures.nll, 3),
-                _one(m.figures.ece),
-                _interval(m.objective),
-            )
-            for m in done.methods
-        ],
-    )
-    output.say(
-        f"Accuracies and ECE in percent on held-out folds of {done.images:,} images; the last "
-        "column is what was maximised, with its 95 % interval."
-    )
-    reasons: dict[str, list[str]] = {}
-    for one in done.skipped:
-        reasons.setdefault(one.reason, []).append(one.method)
-    for reason, names in reasons.items():
-        output.say(f"Not tried: {', '.join(names)}: {reason}")
-    for text in done.warnings:
-        output.warn(text)
-    output.say(f"Chosen   {done.reason}")
-    output.say(f"Fix      {fix}")
-    output.say(f"Report   {report}")
-    if not ckpt.endswith(".npz"):
-        output.say(f"Next     {program()} export --fix {fix} {ckpt}")
-
-
-def _shown(method: MethodResult) -> str:
-    """Return a method's name with the value that was chosen for it."""
-    if not method.fixes:
-        return method.name
-    return " + ".join(fix.describe() for fix in method.fixes)
-
-
-def _one(figure: Figure | None, digits: int = 1) -> str:
-    return "–" if figure is None or figure.value is None else f"{figure.value:.{digits}f}"
-
-
-def _interval(figure: Figure) -> str:
-    return f"{figure.value:.1f} ({figure.low:.1f} … {figure.high:.1f})"

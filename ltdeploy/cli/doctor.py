@@ -25,8 +25,9 @@ _PACKAGES = {
     "onnxscript": ("export from torch", "torch"),
     "safetensors": ("read .safetensors", "torch"),
     "transformers": ("read Hugging Face folders", "hf"),
-    "scipy": ("the statistics of verify", "verify"),
+    "scipy": ("the statistics of verify, optimisers", "verify"),
     "pyarrow": ("read .parquet", "verify"),
+    "threadpoolctl": ("calibrate", "verify"),
     "onnxruntime": ("run bundles", "cpu"),
 }
 # A serialised ONNX model (opset 17) of one node, y = Identity(x), with x and y float32 of length 1.

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FloatArray, log_softmax
+from ..arrays import FloatArray, log_softmax, sigmoid
 from ..errors import FixError
 from .affine import AffineMap
 from .logit_map import LogitMap
@@ -148,7 +148,7 @@ class Blend(LogitMap):
         """Return the blended logits, shape (N, C); see :meth:`LogitMap.apply`."""
         wide: Float64 = np.asarray(logits, dtype=np.float64)
         inputs = np.asarray(_required(features, self), dtype=np.float64)
-        gate = 0.5 * (1.0 + np.tanh(0.5 * (inputs @ self.gate_weight + self.gate_bias)))
+        gate = sigmoid(inputs @ self.gate_weight + self.gate_bias)
         aligned = wide * self.scale + self.shift
         result: FloatArray = (wide + gate[:, None] * (aligned - wide)).astype(
             logits.dtype, copy=False

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, IntArray, log_softmax
 from ..classes import ClassTable
 from ..errors import DataError
+from ..models.head import Activation
 from .accuracy import average_accuracy, harmonic_mean, per_class_accuracy
 from .calibration import BINS, bin_of
 from .intervals import (
@@ -106,7 +107,11 @@ def _plain(value: Figure | WorstClass | dict[str, Figure | None]) -> dict[str, A
 
 
 def figures_of(
-    logits: FloatArray, labels: IntArray, table: ClassTable, bootstrap: Bootstrap
+    logits: FloatArray,
+    labels: IntArray,
+    table: ClassTable,
+    bootstrap: Bootstrap,
+    activation: Activation = "softmax",
 ) -> Figures:
     """Measure a model by its logits.
 
@@ -116,6 +121,8 @@ def figures_of(
     labels : array of shape (N,).
     table : the classes and their groups.
     bootstrap : replicates of these images, shared by the models that are compared.
+    activation : what turns logits into probabilities; under ``sigmoid`` the likelihood is that of
+        C yes-or-no answers per image.
 
     Raises
     ------
@@ -131,7 +138,7 @@ def figures_of(
     if not np.array_equal(labels, bootstrap.labels):
         raise DataError("The bootstrap was drawn for other images; draw it for these labels.")
     images, _ = per_class_accuracy(labels, labels, len(table))
-    seen = _look(logits, labels, bootstrap)
+    seen = _look(logits, labels, bootstrap, activation)
     gaps = (seen.predicted == labels) - seen.confidence
     ece, group_ece = _top1_errors(gaps, bin_of(seen.confidence), bootstrap)
     nll = float(seen.losses.mean())
@@ -228,7 +235,12 @@ class _Seen:
     classwise_drawn: Float64
 
 
-def _look(logits: FloatArray, labels: IntArray, bootstrap: Bootstrap) -> _Seen:
+def _look(
+    logits: FloatArray,
+    labels: IntArray,
+    bootstrap: Bootstrap,
+    activation: Activation = "softmax",
+) -> _Seen:
     """Go over the logits once, some rows at a time.
 
     Class-wise errors sum the gaps ``1[y = k] − p_k`` per class and bin. All but a few
@@ -252,8 +264,11 @@ def _look(logits: FloatArray, labels: IntArray, bootstrap: Bootstrap) -> _Seen:
                 f"The logits of image {start + int(finite.argmin())} are not all finite numbers; "
                 "leave the image out, or check the model's precision."
             )
-        log_p = log_softmax(block)
+        sigmoid = activation == "sigmoid"
+        log_p = -np.logaddexp(0.0, -block) if sigmoid else log_softmax(block)
         losses[own] = -log_p[rows, labels[own]]
+        if sigmoid:  # log(1 − p) = log p − z
+            losses[own] -= (log_p - block).sum(axis=1) - (log_p - block)[rows, labels[own]]
         predicted[own] = block.argmax(axis=1)
         gaps = -np.exp(log_p)
         confidence[own] = -gaps[rows, predicted[own]]

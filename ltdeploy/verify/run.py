@@ -33,6 +33,8 @@ from .result import VerifyResult
 
 __all__ = ["Verification", "compare_models", "verify_bundle"]
 
+_MOST_SHARED = 0.01  # of the images of a data set
+
 
 @dataclass(frozen=True, eq=False)
 class Verification:
@@ -75,7 +77,8 @@ def verify_bundle(
     Raises
     ------
     DataError
-        If images of ``dataset`` chose the bundle's fix, labels do not fit, or nothing is readable.
+        If more than one in a hundred images of ``dataset`` chose the bundle's fix, labels do not
+        fit, or nothing is readable.
     CheckpointError, BundleError, EngineError
     """
     check_margin(margin)
@@ -140,6 +143,7 @@ def _measure(
         other = Loader(dataset, labels, reference.preprocessing, batch_size=size)
         batches = zip(other, loader, strict=True)
     total = -(-len(dataset) // size)
+    chose = (_ImagesThatChose(reference, dataset), _ImagesThatChose(candidate, dataset))
     for before, after in track(batches, total=total, label="verify"):
         if not np.array_equal(before.indices, after.indices):
             raise DataError(
@@ -147,15 +151,20 @@ def _measure(
                 "two models would be compared on different images. Run again."
             )
         hashes.append(fingerprints(after.images))
-        _refuse_images_that_chose_the_fix(candidate, after, hashes[-1], dataset)
-        same = before is after
-        other_hashes = hashes[-1] if same else fingerprints(before.images)
-        _refuse_images_that_chose_the_fix(reference, before, other_hashes, dataset)
+        other_hashes = hashes[-1] if before is after else fingerprints(before.images)
+        kept = ~(chose[0].among(before, other_hashes) | chose[1].among(after, hashes[-1]))
         names = [dataset.identifier(int(index)) for index in after.indices]
         fixed, raw = reference.run(before.images, names)
         answered, _ = candidate.run(after.images, names)
         unfixed = reference.unfixed(raw) if with_unfixed else None
-        accumulator.update(after.labels, fixed, answered, unfixed, after.indices)
+        if kept.any():
+            accumulator.update(
+                after.labels[kept],
+                fixed[kept],
+                answered[kept],
+                None if unfixed is None else unfixed[kept],
+                after.indices[kept],
+            )
     result = accumulator.result(margin, unreadable=len(loader.unreadable))
     wall = time.perf_counter() - started
     for side in (reference, candidate):
@@ -169,8 +178,9 @@ def _measure(
         "Date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ltdeploy": __version__,
     }
-    for note in (*reference.notes, *candidate.notes):
-        described["Note"] = "; ".join(filter(None, [described.get("Note"), note]))
+    for note in (*reference.notes, *candidate.notes, *(side.note() for side in chose)):
+        if note:
+            described["Note"] = "; ".join(filter(None, [described.get("Note"), note]))
     seconds = {"reference": reference.seconds, "candidate": candidate.seconds, "total": wall}
     return Verification(
         result=result,
@@ -187,14 +197,41 @@ def _digest(hashes: list[npt.NDArray[np.uint64]]) -> str:
     return hashlib.blake2b(np.sort(np.concatenate(hashes)).tobytes(), digest_size=16).hexdigest()
 
 
-def _refuse_images_that_chose_the_fix(
-    side: Contender, batch: Batch, hashes: npt.NDArray[np.uint64], dataset: Dataset
-) -> None:
-    shared = np.flatnonzero(np.isin(hashes, side.seen))
-    if len(shared):
-        first = dataset.identifier(int(batch.indices[shared[0]]))
-        raise DataError(
-            f"{dataset.name} holds images that chose the fix of {side.name} ({len(shared)} of the "
-            f"{len(batch.indices)} looked at just now, the first is {first}); a figure measured on "
-            "them would flatter it. Verify on images that were not given to 'export --val'."
+class _ImagesThatChose:
+    """Finds images that chose a side's fix: a few are left out, more are refused.
+
+    Large collections hold a few pictures twice, so that one may stand on both sides of a split.
+    """
+
+    def __init__(self, side: Contender, dataset: Dataset) -> None:
+        self._side = side
+        self._dataset = dataset
+        self._found: list[str] = []
+
+    def among(self, batch: Batch, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Return which images of a batch chose the fix, array of shape (N,).
+
+        Raises
+        ------
+        DataError
+            If they are more than one in a hundred images of the data set.
+        """
+        shared: npt.NDArray[np.bool_] = np.isin(hashes, self._side.seen)
+        self._found += [self._dataset.identifier(int(i)) for i in batch.indices[shared]]
+        if len(self._found) > _MOST_SHARED * len(self._dataset):
+            raise DataError(
+                f"{self._dataset.name} holds images that chose the fix of {self._side.name} "
+                f"({int(shared.sum())} of the {len(shared)} looked at just now, the first is "
+                f"{self._found[0]}); a figure measured on them would flatter it. Verify on images "
+                "that were not given to --val of 'calibrate' or 'export'."
+            )
+        return shared
+
+    def note(self) -> str:
+        """Return what was left out, or an empty text."""
+        if not self._found:
+            return ""
+        return (
+            f"{len(self._found)} images that chose the fix of {self._side.name} were left out, the "
+            f"first is {self._found[0]}"
         )

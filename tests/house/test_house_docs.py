@@ -203,7 +203,7 @@ LEAKS = {
         r"(pypi\.org|python" r"hosted|download\." r"pytorch|index-" r"url)"
     ),
     "a path of one machine": re.compile(r"/(wo" r"rk|ho" r"me|ro" r"ot|Users)/\w"),
-    "a token": re.compile(r"(gh[pousr]_\w{20}|hf_\w{20}|AKIA\w{12})"),
+    "a token": re.compile(r"\b(gh[pousr]_\w{20}|hf_\w{20}|AKIA\w{12})"),
 }
 
 
