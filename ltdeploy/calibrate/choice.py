@@ -109,6 +109,9 @@ def compare(
         )[1]
         for c in contestants
     ]
+    # One image won and none lost has a standard error just below its own weight: no reason for a
+    # more complicated method. An error is that of one image at least.
+    errors = [float(np.hypot(error, strata.one_image(aim.objective))) for error in errors]
     near = [
         place
         for place in range(len(contestants))
@@ -180,8 +183,7 @@ def reason_for(
         f"{standing.reached:.1f} % ({_signed(gain.value)} points, 95 % interval "
         f"{_signed(gain.low)} to {_signed(gain.high)})"
     )
-    if standing.head_change.value is not None:
-        text += f" and changes the most frequent group by {_signed(standing.head_change.value)}"
+    text += f" and changes the most frequent group by {_signed(standing.head_change.value)}"
     if aim.max_head_loss is not None and standing.head_change.value < -aim.max_head_loss - 1e-9:
         text += f", more than the {aim.max_head_loss:g} points allowed, as all that was tried does"
     if rival is not None:
@@ -189,11 +191,9 @@ def reason_for(
             f"; {contestants[rival].name} is {-standing.behind:.1f} points ahead, within one "
             f"standard error ({standing.standard_error:.1f}), and learns "
             f"{contestants[rival].freedom:,} numbers instead of {chosen.freedom:,}"
-            if contestants[rival].freedom > chosen.freedom
-            else ""
         )
     return text + "."
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")

@@ -179,8 +179,12 @@ def _check_features(name: str, features: Any, rows: int, depth: int | None) -> N
 
 
 def _check_counts(train_labels: npt.NDArray[np.int64], table: ClassTable) -> None:
+    """Refuse more training images of a class than its count: classes are swapped, or data mixed.
+
+    Fewer may be unreadable ones, or a sample.
+    """
     found = np.bincount(train_labels, minlength=len(table))
-    differ = np.flatnonzero(found != np.array(table.counts))
+    differ = np.flatnonzero(found > np.array(table.counts))
     if len(differ):
         first = int(differ[0])
         raise DataError(
@@ -205,9 +209,10 @@ def read_npz(path: Path) -> Evidence:
         If the file cannot be read, lacks an array, holds an unknown one, or they do not fit.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; expected an .npz with {_needed()}.")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is a single array; expected an .npz with {_needed()}.")
+        with loaded as file:
             arrays = {name: file[name] for name in file.files}
     except DataError:
         raise

@@ -111,6 +111,12 @@ class Strata:
         weights = {"overall": self.overall, "balanced": self.balanced, "few": self.rarest}
         return 100.0 * _shares(weights[objective], correct, multiplicities)
 
+    def one_image(self, objective: Objective) -> float:
+        """Return what one image of middling weight is worth, in points of the objective."""
+        weights = {"overall": self.overall, "few": self.rarest}.get(objective, self.balanced)
+        own = weights[weights > 0]
+        return 100.0 * float(np.sqrt((own**2).mean()))
+
     @property
     def rarest(self) -> npt.NDArray[np.float64]:
         """Weights of the rarest group that has images."""

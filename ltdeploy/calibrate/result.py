@@ -25,7 +25,8 @@ class MethodResult:
     ----------
     name : as the user would type it.
     fixes : the fixes with the value chosen on all images.
-    t : the temperature that follows them; None where none does.
+    t : the temperature that follows them, fitted on all images: of the chosen method only, and
+        None where it sets the confidence itself.
     freedom : how many numbers are learnt from data.
     per_fold : the value of the tunable parameter that each fold's training part chose.
     figures : on held-out images, each fold with the value and the fit of the others.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from evidence_samples import evidence
 
+from ltdeploy.calibrate import calibrate
 from ltdeploy.calibrate.candidates import candidates, parse_candidate
 from ltdeploy.classes import ClassTable
 from ltdeploy.errors import FixError
@@ -41,3 +43,28 @@ def test_auto_does_not_learn_more_than_images_can_tell() -> None:
     assert "1,640 numbers, too many for 160 images" in left_out(40, 160)["matrix"]
     assert left_out(40, 170) == {}
     assert "takes long" in left_out(250, 7000)["dirichlet"]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("tau_nrom", "Did you mean 'tau_norm'"),
+        ("vector:strength=1", "has no parameter 'strength'; expected l2"),
+        ("platt", "defined for sigmoid heads"),
+        ("crt", "needs features of training images"),
+        ("score_multiplier", "needs a value for 'factors'"),
+    ],
+)
+def test_methods_asked_for_by_name_must_apply(method: str, message: str) -> None:
+    bare = evidence(60, train_features=None, train_labels=None)
+    with pytest.raises(FixError, match=message):
+        calibrate(bare, methods=["temperature", method])
+
+
+def test_auto_leaves_out_what_does_not_apply() -> None:
+    bare = evidence(60, head=None, train_features=None, train_labels=None, target_logits=None)
+    reasons = {one.method: one.reason for one in calibrate(bare).skipped}
+    assert "--train DATA" in reasons["crt"]
+    assert "head's weights" in reasons["tau_norm"]
+    assert "--target DATA" in reasons["bias_corrected_temperature+label_shift:source=validation"]
+    assert {"temperature", "logit_adjustment", "vector"}.isdisjoint(reasons)

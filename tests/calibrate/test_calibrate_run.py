@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from evidence_samples import CLASSES, COUNTS, evidence, plain, row
 
 from ltdeploy.calibrate import (
     AUTO,
@@ -17,58 +17,12 @@ from ltdeploy.calibrate import (
     calibrate,
     check_context,
 )
-from ltdeploy.calibrate.result import MethodResult
 from ltdeploy.classes import ClassTable
 from ltdeploy.errors import DataError, FixError, UsageError
-from ltdeploy.fixes import FixContext, LogitAdjustment, VectorScaling
+from ltdeploy.fixes import LogitAdjustment, VectorScaling
 from ltdeploy.models.head import Head
 
-COUNTS = np.array([400, 100, 30, 8, 3])
-CLASSES = len(COUNTS)
-PRIOR = COUNTS / COUNTS.sum()
 QUICK = ("temperature", "logit_adjustment", "tau_norm", "vector")
-
-
-def seen(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return features (N, C + 1), the last of which is always 1."""
-    noise = np.random.default_rng(seed).normal(size=(len(labels), CLASSES))
-    return np.column_stack([1.2 * np.eye(CLASSES)[labels] + 0.8 * noise, np.ones(len(labels))])
-
-
-def evidence(
-    labels: np.ndarray | int = 500, *, lean: float = 1.0, seed: int = 0, **changes: Any
-) -> Evidence:
-    """Logits of the Bayes classifier under a long-tailed prior, with all that fixes may look at.
-
-    A head without bias makes them from features, log π from the last one; labels come evenly.
-    """
-    if isinstance(labels, int):
-        labels = np.arange(labels) % CLASSES
-    weight = np.column_stack([2 * np.eye(CLASSES), lean * np.log(PRIOR)])
-    features = seen(labels, seed)
-    trained = np.repeat(np.arange(CLASSES), COUNTS)
-    context = FixContext(
-        head=Head("linear", weight),
-        classes=ClassTable.from_counts(COUNTS.tolist()),
-        logits=features @ weight.T,
-        labels=labels,
-        features=features,
-        train_features=seen(trained, seed + 1),
-        train_labels=trained,
-        target_logits=seen(np.repeat(np.arange(CLASSES), [5, 5, 5, 10, 15]), seed + 2) @ weight.T,
-    )
-    return Evidence(check_context(replace(context, **changes)), "synthetic")
-
-
-def plain(done: Calibration) -> dict[str, Any]:
-    """Return the machine-readable result, through strict JSON, without its date."""
-    told: dict[str, Any] = json.loads(json.dumps(done.to_dict(), allow_nan=False))
-    told["provenance"].pop("Date")
-    return told
-
-
-def row(done: Calibration, name: str) -> MethodResult:
-    return next(method for method in done.methods if method.name == name)
 
 
 def test_the_prior_that_was_planted_is_found() -> None:
@@ -131,6 +85,18 @@ def test_figures_and_standings_tell_the_same(objective: Any) -> None:
     unfixed = row(done, "temperature")  # changes no decision
     assert unfixed.objective.value == pytest.approx(done.before.objective.value)
     assert unfixed.head_change.value == 0.0
+
+
+def test_the_simpler_one_is_chosen_and_the_better_one_named() -> None:
+    methods = ("temperature", "logit_adjustment", "dirichlet")
+    done = calibrate(evidence(1000, seed=60), methods=methods)
+    ahead = row(done, "dirichlet")
+    assert done.chosen.name == "logit_adjustment"
+    assert (ahead.status, ahead.behind[0]) == ("candidate", 0.0)
+    assert 0 < -done.chosen.behind[0] <= done.chosen.behind[1]
+    assert "; dirichlet is " in done.reason
+    # Whoever is chosen: all stand behind the best one, the model as it is too.
+    assert done.before.behind[0] == pytest.approx(row(done, "temperature").behind[0])
 
 
 @pytest.mark.parametrize("per_class", [1, 3])
@@ -240,31 +206,6 @@ def test_target_priors_that_do_not_fit_are_refused() -> None:
     done = calibrate(evidence(one), aim=Aim("overall", nowhere))
     assert "vector" in {skipped.method for skipped in done.skipped}
     assert done.before.objective.value in (0.0, 100.0)
-
-
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ("tau_nrom", "Did you mean 'tau_norm'"),
-        ("vector:strength=1", "has no parameter 'strength'; expected l2"),
-        ("platt", "defined for sigmoid heads"),
-        ("crt", "needs features of training images"),
-        ("score_multiplier", "needs a value for 'factors'"),
-    ],
-)
-def test_methods_asked_for_by_name_must_apply(method: str, message: str) -> None:
-    bare = evidence(60, train_features=None, train_labels=None)
-    with pytest.raises(FixError, match=message):
-        calibrate(bare, methods=["temperature", method])
-
-
-def test_auto_leaves_out_what_does_not_apply() -> None:
-    bare = evidence(60, head=None, train_features=None, train_labels=None, target_logits=None)
-    reasons = {one.method: one.reason for one in calibrate(bare).skipped}
-    assert "--train DATA" in reasons["crt"]
-    assert "head's weights" in reasons["tau_norm"]
-    assert "--target DATA" in reasons["bias_corrected_temperature+label_shift:source=validation"]
-    assert {"temperature", "logit_adjustment", "vector"}.isdisjoint(reasons)
 
 
 def test_no_method_and_too_few_folds_are_refused() -> None:
