@@ -205,7 +205,7 @@ def test_the_reason_for_no_fix_says_what_the_best_would_have_gained() -> None:
     little = told(Aim(), "", ("temperature", 0, UNFIXED), ("lws", 6, answers(few=2, many=-1)))
     assert little == (
         "No fix: class-averaged accuracy on held-out images is 33.3 %, and the best that was "
-        "tried, lws, gains only 0.3 points, within one standard error (0.6)."
+        "tried, lws, gains only 0.3 points, within one standard error (0.7)."
     )
 
 
