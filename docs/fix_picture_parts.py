@@ -6,6 +6,7 @@ import io
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,8 +18,7 @@ from PIL import Image
 
 from ltdeploy.calibrate import Calibration, Evidence
 from ltdeploy.calibrate.result import MethodResult, Sweep
-from ltdeploy.errors import FixError
-from ltdeploy.fixes import FIXES, parse_spec
+from ltdeploy.fixes import FIXES, fit_temperature, parse_spec
 
 __all__ = [
     "ACCENT",
@@ -179,16 +179,22 @@ def draw_methods(axes: Axes, results: Sequence[tuple[str, MethodResult]]) -> Non
 
 def tell_costs(evidence: Evidence) -> None:
     """Print how long one fit of each method takes, and how many numbers it learns."""
+    known = replace(evidence.context, target_logits=evidence.logits[:3000])
+    assert known.head is not None
+    assert known.labels is not None
+    sigmoid = replace(known, head=replace(known.head, activation="sigmoid"))
+    given = {"tau_norm": ":tau=0.7", "logit_adjustment": ":tau=1", "temperature": ":t=1"}
     for name in FIXES:
-        given = {"tau_norm": ":tau=0.7", "logit_adjustment": ":tau=1", "temperature": ":t=2"}
+        if name == "score_multiplier":
+            continue  # given, and not fitted
+        fix = parse_spec(name + given.get(name, "")).fixed()
+        context = sigmoid if name == "platt" else known
         start = time.perf_counter()
-        try:
-            fix = parse_spec(name + given.get(name, "")).fixed()
-            fix.fit(evidence.context)
-        except FixError:  # lacks its evidence here
-            continue
+        fix.fit(context)
+        if name == "temperature":
+            fit_temperature(evidence.logits, known.labels)
         seconds = time.perf_counter() - start
-        print(f"one fit of {name:<33}{seconds:7.3f} s  learns {fix.freedom(evidence.context):,}")
+        print(f"one fit of {name:<33}{seconds:7.3f} s  learns {fix.freedom(context):,}")
 
 
 def save(figure: Figure, path: Path) -> None:

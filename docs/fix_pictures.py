@@ -177,7 +177,7 @@ def matrix(done: Calibration, evidence: Evidence) -> Figure:
     """Draw what four methods reach on unseen images, over how many images fitted them."""
     methods = {
         "temperature": BEFORE,
-        "bias_corrected_temperature": WARN,
+        "logit_adjustment": WARN,
         "vector": ACCENT,
         "matrix": INK,
     }
@@ -206,7 +206,7 @@ def matrix(done: Calibration, evidence: Evidence) -> Figure:
         for name, colour in methods.items():
             axes.plot(sizes, [one[place] for one in found[name]], "o-", color=colour, markersize=4)
         ends = {
-            name.replace("bias_corrected_", "bias-corrected\n"): (found[name][-1][place], colour)
+            name.replace("logit_", "logit\n"): (found[name][-1][place], colour)
             for name, colour in methods.items()
         }
         if place == 1:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import softmax
+from ..arrays import FloatArray, sigmoid, softmax
 from ..classes import ClassTable
-from ..errors import UsageError
+from ..errors import DataError, UsageError, did_you_mean
 from ..fixes import Fix, FixContext, LogitMap, fit_chain
-from ..models.head import Head
+from ..models.head import Activation, Head
+from ..models.trained_with import loss_name
 from .candidates import parse_candidate
 from .evidence import Evidence, check_context
 from .objective import Aim
@@ -93,7 +94,7 @@ class FixEstimator:
         logits: npt.ArrayLike,
         labels: npt.ArrayLike | None = None,
         *,
-        counts: Sequence[int] | npt.NDArray[np.integer] | None = None,
+        counts: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
         weight: npt.ArrayLike | None = None,
         bias: npt.ArrayLike | None = None,
@@ -111,7 +112,8 @@ class FixEstimator:
         logits : validation logits, array of shape (N, C).
         labels : validation labels, array of shape (N,), 0..C−1.
         counts : training images per class, array of shape (C,).
-        sample_weight : how much each image counts in likelihoods, array of shape (N,).
+        sample_weight : how much each image counts in likelihoods, array of shape (N,); for a fix
+            that leaves nothing to choose, as a choice weighs images by what it is for.
         weight, bias : of the head, arrays of shape (C, D) and (C,).
         features : what the head was given for the validation images, array of shape (N, D).
         train_features, train_labels : of training images, arrays of shape (M, D) and (M,).
@@ -125,9 +127,11 @@ class FixEstimator:
             If arrays do not fit together.
         FixError
             If the fix cannot be fitted.
+        UsageError
+            If the fix is none, or what a choice rests on is missing.
         """
-        given = np.asarray(logits)
-        table = None if counts is None else ClassTable.from_counts([int(n) for n in counts])
+        given = _floating(logits)
+        table = None if counts is None else _table(counts, given.shape[1])
         context = FixContext(
             head=_head(given, weight, bias, activation),
             classes=table,
@@ -138,20 +142,26 @@ class FixEstimator:
             train_features=None if train_features is None else np.asarray(train_features),
             train_labels=None if train_labels is None else np.asarray(train_labels),
             target_logits=None if target_logits is None else np.asarray(target_logits),
-            trained_with=trained_with,
+            trained_with=loss_name(trained_with),
         )
         self.calibration_: Calibration | None = None
-        self.classes_ = np.arange(given.shape[-1])
+        self.classes_ = np.arange(given.shape[1])
+        self._activation = activation
         ready = self._ready()
         if ready is not None:
             if labels is not None:
-                context = check_context(context)
+                context = _checked(context)
             self.map_: LogitMap = fit_chain(ready, context)
             return self
         if labels is None or table is None:
             raise UsageError(
                 f"FixEstimator({self.fix!r}) chooses on labelled validation logits and training "
                 "counts; give fit(logits, labels, counts=…), or a fix with all its parameters."
+            )
+        if sample_weight is not None:
+            raise UsageError(
+                f"FixEstimator({self.fix!r}) chooses, and a choice weighs images by what it is "
+                "for; give 'sample_weight' with a fix that has all its parameters."
             )
         names = None if self.fix == _AUTO else [str(self.fix)]
         self.calibration_ = calibrate(
@@ -170,9 +180,12 @@ class FixEstimator:
         """Return fixed logits, array of shape (N, C), in the logits' own floating type."""
         if not hasattr(self, "map_"):
             raise UsageError("This FixEstimator is not fitted; call fit(logits, …) first.")
-        given = np.asarray(logits)
-        if not np.issubdtype(given.dtype, np.floating):
-            given = given.astype(np.float64)
+        given = _floating(logits)
+        if given.shape[1] != len(self.classes_):
+            raise DataError(
+                f"'logits' has {given.shape[1]} columns and the fix was fitted on "
+                f"{len(self.classes_)} classes; expected one column per class, in the same order."
+            )
         return self.map_.apply(given, None if features is None else np.asarray(features))
 
     def fit_transform(
@@ -191,8 +204,9 @@ class FixEstimator:
     def predict_proba(
         self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.floating[Any]]:
-        """Return softmax probabilities after the fix, array of shape (N, C)."""
-        return softmax(self.transform(logits, features))
+        """Return probabilities after the fix, array of shape (N, C); rows of a softmax add to 1."""
+        fixed = self.transform(logits, features)
+        return sigmoid(fixed) if self._activation == "sigmoid" else softmax(fixed)
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
@@ -202,11 +216,51 @@ class FixEstimator:
         """Return the fixes to fit as they are; None where something must be chosen first."""
         if isinstance(self.fix, Fix):
             return [self.fix]
+        if not isinstance(self.fix, str):
+            raise UsageError(
+                f"'fix' is {self.fix!r}; expected 'auto', a name like 'vector', or a Fix object."
+            )
         if self.fix == _AUTO:
             return None
         candidate = parse_candidate(self.fix)
         only = candidate.chains[0]
         return list(only) if only and candidate.parameter is None else None
+
+
+def _floating(logits: npt.ArrayLike) -> FloatArray:
+    """Return logits as an array of shape (N, C); whole numbers as float64."""
+    given = np.asarray(logits)
+    if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
+        raise DataError(
+            f"'logits' has the shape {given.shape} and the type {given.dtype}; expected numbers of "
+            "shape (images, classes)."
+        )
+    return given if np.issubdtype(given.dtype, np.floating) else given.astype(np.float64)
+
+
+def _table(counts: npt.ArrayLike, classes: int) -> ClassTable:
+    given = np.asarray(counts)
+    whole = np.issubdtype(given.dtype, np.number) and np.array_equal(given, np.floor(given))
+    if given.shape != (classes,) or not whole:
+        raise DataError(
+            f"'counts' has the shape {given.shape} and the type {given.dtype}; expected {classes} "
+            "whole numbers, the training images of each class."
+        )
+    return ClassTable.from_counts([int(count) for count in given])
+
+
+def _checked(context: FixContext) -> FixContext:
+    """Return the context checked; without counts, against those of the training labels."""
+    if context.classes is not None:
+        return check_context(context)
+    assert context.logits is not None
+    classes = context.logits.shape[1]
+    counts = np.ones(classes, dtype=np.int64)
+    if context.train_labels is not None and np.issubdtype(context.train_labels.dtype, np.integer):
+        known = context.train_labels[context.train_labels >= 0]
+        counts = np.bincount(known, minlength=classes)[:classes]
+    table = ClassTable.from_counts([int(count) for count in counts])
+    return replace(check_context(replace(context, classes=table)), classes=None)
 
 
 def _head(
@@ -215,6 +269,12 @@ def _head(
     bias: npt.ArrayLike | None,
     activation: str,
 ) -> Head | None:
+    known = get_args(Activation)
+    if activation not in known:
+        raise UsageError(
+            f"'activation' is {activation!r}; expected one of {', '.join(known)}."
+            f"{did_you_mean(activation, known)}"
+        )
     if weight is None:
         if activation == "softmax":
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ def check_context(context: FixContext) -> FixContext:
             f"{'class' if len(present) == 1 else 'classes'}; choosing a fix needs at least two "
             "images of two classes, better three images of every class."
         )
+    _refuse_training_data(checked, context)
     if context.target_logits is not None:
         _check_logits("target_logits", context.target_logits, classes)
     head = context.head
@@ -119,6 +121,19 @@ def check_context(context: FixContext) -> FixContext:
         _check_features("train_features", context.train_features, count, depth)
         _check_counts(train_labels, table)
     return replace(context, labels=checked, train_labels=train_labels)
+
+
+def _refuse_training_data(labels: npt.NDArray[np.int64], context: FixContext) -> None:
+    """Refuse data with exactly the training counts of a long tail: no other data has these."""
+    assert context.classes is not None
+    counts = np.array(context.classes.counts)
+    same = np.array_equal(np.bincount(labels, minlength=len(counts)), counts)
+    if same and np.ptp(counts) and not context.force:
+        raise DataError(
+            f"Every class has as many of these {len(labels):,} images as it had in training: they "
+            "are the training images, which the model knows by heart. A fix chosen on them means "
+            "nothing; give images that it was not trained on, or --force if they are others."
+        )
 
 
 def _check_logits(name: str, logits: Any, classes: int) -> None:
@@ -195,7 +210,7 @@ def _check_counts(train_labels: npt.NDArray[np.int64], table: ClassTable) -> Non
         )
 
 
-def read_npz(path: Path) -> Evidence:
+def read_npz(path: str | os.PathLike[str]) -> Evidence:
     """Read logits, labels and training counts from a ``.npz`` file; nothing in it is executed.
 
     ``logits`` (N, C), ``labels`` (N,) and ``counts`` (C,) must be there. Any of these may be:
@@ -208,6 +223,7 @@ def read_npz(path: Path) -> Evidence:
     DataError
         If the file cannot be read, lacks an array, holds an unknown one, or they do not fit.
     """
+    path = Path(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):

@@ -1,4 +1,4 @@
-"""Post-hoc fixes: maps of the logits that lift the tail after training."""
+"""Post-hoc fixes: maps of the logits that lift the tail after training; see docs/fixes.md."""
 
 from .affine import AffineMap
 from .base import BALANCED_LOSSES, Fix, FixContext

@@ -26,12 +26,12 @@ _HOW_TO_GIVE: dict[Evidence, str] = {
     "counts": "training counts (--classes FILE, or 'counts' in the .npz)",
     "validation": "validation images (--val DATA, or 'logits' and 'labels' in the .npz)",
     "training": (
-        "features of training images (--train DATA, or 'train_features' and 'train_labels' in the "
-        ".npz)"
+        "features of training images (calibrate --train DATA, or 'train_features' and "
+        "'train_labels' in the .npz)"
     ),
     "target": (
-        "unlabelled images from where the model will be used (--target DATA, or 'target_logits' in "
-        "the .npz)"
+        "unlabelled images from where the model will be used (calibrate --target DATA, or "
+        "'target_logits' in the .npz)"
     ),
 }
 

@@ -98,6 +98,16 @@ def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], tex
         read_npz(written(tmp_path, **changes))
 
 
+def test_data_with_the_training_counts_is_taken_for_training_data(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(5), COUNTS)
+    logits = np.zeros((len(labels), 5))
+    with pytest.raises(DataError, match="they are the training images"):
+        read_npz(written(tmp_path, logits=logits, labels=labels))
+    assert len(read_npz(written(tmp_path, logits=logits[1:], labels=labels[1:])).labels) == 572
+    equal = {"logits": logits[:500], "labels": np.arange(500) % 5, "counts": np.full(5, 100)}
+    assert len(read_npz(written(tmp_path, **equal)).labels) == 500
+
+
 def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     path.write_text("logits")

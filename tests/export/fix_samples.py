@@ -1,13 +1,21 @@
-"""Drawn maps of every kind, and fix files that hold them."""
+"""Drawn maps of every kind, fix files that hold them, and networks that export in no time."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import torch
+from samples import write_checkpoint
+from torch import nn
 
 from ltdeploy.fixes import AffineMap, FixFile
 from ltdeploy.fixes.encoding import MethodEntry, encode
 from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.fixes.maps import Blend, LogSoftmax, NewHead, compose
+from ltdeploy.models.classifier import Classifier, load_checkpoint
+from ltdeploy.models.head import Head
 
 
 def maps_by_kind(classes: int, features: int) -> dict[str, LogitMap]:
@@ -52,3 +60,38 @@ def fix_file(fix: LogitMap, method: str = "temperature", **more: object) -> FixF
     """Return a file that holds a fitted map, under some method's name."""
     methods = (MethodEntry(method=method, parameters={}),)
     return FixFile.model_validate({"methods": methods, "steps": encode(fix), **more})
+
+
+class PooledMap(nn.Module):
+    """A network that classifies with a 1×1 convolution of its pooled features."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 9, 4, stride=4)
+        self.head: nn.Module = nn.Conv2d(9, 6, 1, bias=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self.stem(images).relu().mean(dim=(2, 3), keepdim=True)
+        return self.head(pooled).flatten(1)
+
+
+class PooledVector(PooledMap):
+    """The same with a linear layer."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__(bias)
+        self.head = nn.Linear(9, 6, bias=bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(images).relu().mean(dim=(2, 3)))
+
+
+def small_model(folder: Path, layer: str = "linear", *, bias: bool = True) -> Classifier:
+    """Return a network of two layers in the place of a checkpoint's, which is written."""
+    torch.manual_seed(0)
+    module = (PooledMap if layer == "convolution" else PooledVector)(bias).eval()
+    weight = module.head.weight.detach().double().flatten(1).numpy()
+    shift = module.head.bias.detach().double().numpy() if bias else None
+    loaded = load_checkpoint(write_checkpoint(folder / "small.pt"))
+    assert isinstance(loaded, Classifier)
+    return replace(loaded, module=module, head=Head("linear", weight, shift), head_path="head")

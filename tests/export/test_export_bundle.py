@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fix_samples import small_model
 from onnx import numpy_helper
 from samples import write_checkpoint
 from torch import nn
 
-from ltdeploy.bundle import open_bundle
+from ltdeploy.bundle import Bundle, open_bundle
 from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import open_dataset
 from ltdeploy.engines import open_engine
@@ -24,6 +25,7 @@ from ltdeploy.fixes import FixSpec
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import fingerprints
 from ltdeploy.models.classifier import Classifier, load_checkpoint
+from ltdeploy.models.onnx_classifier import OnnxClassifier
 from ltdeploy.models.options import LoadOptions
 
 TAU = FixSpec("tau_norm", {"tau": 0.7})
@@ -42,17 +44,18 @@ FIXES = {
 
 
 @pytest.mark.parametrize("fixes", FIXES.values(), ids=FIXES.keys())
-def test_exported_logits_are_the_unfused_reference(
-    checkpoint: Path, tmp_path: Path, fixes: list[FixSpec]
-) -> None:
-    model = load_checkpoint(checkpoint)
+def test_exported_logits_are_the_unfused_reference(tmp_path: Path, fixes: list[FixSpec]) -> None:
+    model = small_model(tmp_path)
     exported = export_bundle(model, fixes, tmp_path / "a.ltd")
-    base = reference_engine(model).run({"images": IMAGES})["logits"]
-    expected = exported.bundle.manifest.fix.logit_map().apply(base)
-    engine = open_engine(open_bundle(tmp_path / "a.ltd"))
-    found = engine.run({"images": IMAGES})["logits"]
-    assert relative_difference(expected, found) < 1e-4
+    assert_as_reference(model, open_bundle(tmp_path / "a.ltd"))
     assert exported.bundle.manifest.fix.folded == ("weights" if fixes else "none")
+
+
+def assert_as_reference(model: Classifier | OnnxClassifier, bundle: Bundle) -> None:
+    base = reference_engine(model).run({"images": IMAGES})["logits"]
+    expected = bundle.manifest.fix.logit_map().apply(base)
+    found = open_engine(bundle).run({"images": IMAGES})["logits"]
+    assert relative_difference(expected, found) < 1e-4
 
 
 def test_the_fix_costs_no_node_and_leaves_the_model_alone(checkpoint: Path, tmp_path: Path) -> None:
@@ -61,17 +64,15 @@ def test_the_fix_costs_no_node_and_leaves_the_model_alone(checkpoint: Path, tmp_
     plain = export_bundle(model, [], tmp_path / "plain.ltd")
     fixed = export_bundle(model, [TAU, ADJUST, COOL], tmp_path / "fixed.ltd")
     assert fixed.bundle.manifest.graphs[0].nodes == plain.bundle.manifest.graphs[0].nodes
+    assert_as_reference(model, plain.bundle)
+    assert_as_reference(model, fixed.bundle)
     assert isinstance(model, Classifier)
     kept = model.module.get_submodule(model.head_path).weight.detach().double().numpy()
     np.testing.assert_array_equal(kept, before)
 
 
-def test_a_head_without_bias_takes_a_shift(checkpoint: Path, tmp_path: Path) -> None:
-    model = load_checkpoint(checkpoint)
-    assert isinstance(model, Classifier)
-    head = model.module.get_submodule(model.head_path)
-    head.bias = None
-    model.head = type(model.head)("linear", model.head.weight, None)
+def test_a_head_without_bias_takes_a_shift(tmp_path: Path) -> None:
+    model = small_model(tmp_path, bias=False)
     plain = export_bundle(model, [], tmp_path / "plain.ltd")
     fixed = export_bundle(model, [ADJUST], tmp_path / "fixed.ltd")
     assert fixed.bundle.manifest.graphs[0].nodes == plain.bundle.manifest.graphs[0].nodes
@@ -177,19 +178,17 @@ class ValueDependent(nn.Module):
     ],
 )
 def test_what_the_checks_are_for_is_refused(
-    checkpoint: Path,
     tmp_path: Path,
     wrapper: type[nn.Module],
     error: type[Exception],
     text: str,
 ) -> None:
-    model = load_checkpoint(checkpoint)
-    assert isinstance(model, Classifier)
+    model = small_model(tmp_path)
     model.module = wrapper(model.module).eval()
     model.head_path = f"inner.{model.head_path}"
     with pytest.raises(error, match=text):
         export_bundle(model, [], tmp_path / "bad.ltd")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["small.pt"]
 
 
 def test_a_wrong_fold_is_caught(bundle_path: Path) -> None:
