@@ -33,7 +33,7 @@ from ltdeploy.calibrate.candidates import AUTO, parse_candidate
 from ltdeploy.calibrate.objective import likelihood_weights
 from ltdeploy.datasets import open_dataset
 from ltdeploy.errors import FixError
-from ltdeploy.fixes import FixContext, fit_chain, part_of
+from ltdeploy.fixes import FixContext, LogitMap, fit_chain, part_of
 from ltdeploy.models.classifier import load_checkpoint
 
 ROOT_2 = float(np.sqrt(2))
@@ -65,8 +65,13 @@ def half(evidence: Evidence, rows: np.ndarray) -> Evidence:
     return Evidence(part_of(evidence.context, rows), evidence.name)
 
 
-def every_choice(train: FixContext, test: FixContext) -> dict[str, float]:
-    """Return what each method at each value, fitted on one half, reaches on the other."""
+def every_choice(
+    train: FixContext, test: FixContext, known: dict[str, LogitMap]
+) -> dict[str, float]:
+    """Return what each method at each value, fitted on one half, reaches on the other.
+
+    ``known`` keeps the maps that validation images have no part in, from one split to the next.
+    """
     assert test.logits is not None
     assert test.labels is not None
     weighted = FixContext(**{**vars(train), "weights": likelihood_weights(train, Aim())})
@@ -75,12 +80,15 @@ def every_choice(train: FixContext, test: FixContext) -> dict[str, float]:
         candidate = parse_candidate(name)
         values = candidate.values or (0.0,)
         for value, chain in zip(values, candidate.chains, strict=True):
+            shown = f"{name} {value:g}"
             try:
-                fitted = fit_chain(chain, weighted)
+                fitted = known[shown] if shown in known else fit_chain(chain, weighted)
             except FixError:
                 continue
+            if not candidate.learns_from_validation:
+                known[shown] = fitted
             predicted = fitted.apply(test.logits, test.features).argmax(axis=1)
-            found[f"{name} {value:g}"] = balanced(predicted, test.labels)
+            found[shown] = balanced(predicted, test.labels)
     return found
 
 
@@ -112,6 +120,7 @@ def main() -> None:
     )
 
     tables, chosen, covered, widened, names = [], [], 0, 0, []
+    known: dict[str, LogitMap] = {}
     for seed in range(told.splits):
         order = np.random.default_rng(seed).permutation(len(evidence.labels))
         rows = np.zeros(len(order), dtype=bool)
@@ -124,7 +133,7 @@ def main() -> None:
         low = printed.value - ROOT_2 * (printed.value - printed.low)
         widened += low <= truth <= printed.value + ROOT_2 * (printed.high - printed.value)
         with threadpool_limits(1):  # as calibrate does
-            tables.append(every_choice(choosing.context, test))
+            tables.append(every_choice(choosing.context, test, known))
         chosen.append(truth)
         names.append(done.chosen.name)
         print(

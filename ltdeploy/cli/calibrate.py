@@ -200,8 +200,9 @@ def calibrate(
     done = choose(evidence, methods=names, aim=aim, folds=folds, seed=seed, track=output.track)
 
     write_fix_file(target_path, fix_file_of(done, evidence))
-    write_text(report_path, render_report(done.to_dict(), title=Path(ckpt).name))
-    output.json(done.to_dict())
+    result = done.to_dict()
+    write_text(report_path, render_report(result, title=Path(ckpt).name))
+    output.json(result)
     report_choice(output, done)
     output.say(f"Fix      {target_path}")
     output.say(f"Report   {report_path}")

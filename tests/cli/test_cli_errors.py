@@ -323,7 +323,10 @@ def test_ctrl_c_leaves_nothing_half_written(checkpoint: Path, tmp_path: Path) ->
     time.sleep(2.0)
     os.kill(process.pid, signal.SIGINT)
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 130, text
+    # Under -m, Python ends itself by the signal if it came inside an exec (those of dataclasses,
+    # while modules load); a shell shows 130 for either.
+    assert process.returncode in (130, -signal.SIGINT), text
+    assert "Interrupted" in text
     assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []
 

@@ -6,16 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from samples import write_checkpoint
 from torch import nn
 
+from ltdeploy.classes import ClassTable
 from ltdeploy.fixes import AffineMap, FixFile
 from ltdeploy.fixes.encoding import MethodEntry, encode
 from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.fixes.maps import Blend, LogSoftmax, NewHead, compose
 from ltdeploy.models.classifier import Classifier, load_checkpoint
 from ltdeploy.models.head import Head
+from ltdeploy.models.onnx_classifier import OnnxClassifier
+from ltdeploy.models.options import LoadOptions
 
 
 def maps_by_kind(classes: int, features: int) -> dict[str, LogitMap]:
@@ -53,7 +58,13 @@ def maps_by_kind(classes: int, features: int) -> dict[str, LogitMap]:
 
 # What goes into a linear head's weights whole; all else takes nodes.
 IN_WEIGHTS = {"diagonal", "full", "head", "head without bias"}
-KINDS = tuple(maps_by_kind(2, 2))
+
+TOLD = LoadOptions(
+    classes=ClassTable.from_counts([200, 90, 40, 20, 10, 2], [f"species {i}" for i in range(6)]),
+    resize="none",
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+)
 
 
 def fix_file(fix: LogitMap, method: str = "temperature", **more: object) -> FixFile:
@@ -95,3 +106,37 @@ def small_model(folder: Path, layer: str = "linear", *, bias: bool = True) -> Cl
     loaded = load_checkpoint(write_checkpoint(folder / "small.pt"))
     assert isinstance(loaded, Classifier)
     return replace(loaded, module=module, head=Head("linear", weight, shift), head_path="head")
+
+
+def onnx_model(folder: Path, *, gemm: bool = True, opset: int = 17) -> OnnxClassifier:
+    """Write a small ONNX classifier: patches, ReLU, pooling, and a linear head on 12 features."""
+    rng = np.random.default_rng(0)
+    arrays = {"k": (12, 3, 4, 4), "w": (12, 6), "b": (6,)}
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["images", "k"], ["patches"], strides=[4, 4]),
+        helper.make_node("Relu", ["patches"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["ltdeploy_head"]),  # a name that we would take
+    ]
+    if gemm:
+        nodes.append(helper.make_node("Gemm", ["ltdeploy_head", "w", "b"], ["logits"]))
+    else:
+        nodes.append(helper.make_node("MatMul", ["ltdeploy_head", "w"], ["product"]))
+        nodes.append(helper.make_node("Add", ["product", "b"], ["logits"]))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [value("images", onnx.TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [value("logits", onnx.TensorProto.FLOAT, ["n", 6])],
+        [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+            for name, shape in arrays.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.save(model, folder / "foreign.onnx")
+    loaded = load_checkpoint(folder / "foreign.onnx", options=TOLD)
+    assert isinstance(loaded, OnnxClassifier)
+    return loaded

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fix_samples import small_model
+from fix_samples import onnx_model, small_model
 from onnx import numpy_helper
-from samples import write_checkpoint
+from samples import draw_photo
 from torch import nn
 
 from ltdeploy.bundle import Bundle, open_bundle
@@ -45,7 +45,7 @@ FIXES = {
 
 @pytest.mark.parametrize("fixes", FIXES.values(), ids=FIXES.keys())
 def test_exported_logits_are_the_unfused_reference(tmp_path: Path, fixes: list[FixSpec]) -> None:
-    model = small_model(tmp_path)
+    model = onnx_model(tmp_path)
     exported = export_bundle(model, fixes, tmp_path / "a.ltd")
     assert_as_reference(model, open_bundle(tmp_path / "a.ltd"))
     assert exported.bundle.manifest.fix.folded == ("weights" if fixes else "none")
@@ -111,23 +111,20 @@ def test_metadata_and_contract_are_in_the_file(bundle_path: Path) -> None:
     assert kinds[:2] == ["Cast", "Transpose"]  # TensorRT transposes no uint8
 
 
-def test_auto_is_chosen_on_validation_images_and_remembered(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    validation = open_dataset("species:val")
-    path = write_checkpoint(
-        tmp_path / "moths.pt", classes=28, class_names=list(validation.class_names or ())
-    )
-    exported = export_bundle(
-        load_checkpoint(path),
-        [FixSpec("logit_adjustment", {"tau": "auto"})],
-        tmp_path / "moths.ltd",
-        validation=validation,
-    )
+def test_auto_is_chosen_on_validation_images_and_remembered(tmp_path: Path) -> None:
+    for label in range(6):
+        (tmp_path / "val" / f"species {label}").mkdir(parents=True)
+        for number in range(3):
+            photo = draw_photo(10 * label + number, 32, 32)
+            photo.save(tmp_path / "val" / f"species {label}" / f"{number}.png")
+    validation = open_dataset(str(tmp_path / "val"))
+    auto = FixSpec("logit_adjustment", {"tau": "auto"})
+    out = tmp_path / "moths.ltd"
+    exported = export_bundle(onnx_model(tmp_path), [auto], out, validation=validation)
     selected = exported.bundle.manifest.fix.selected_on
     assert selected is not None
     assert selected.images == len(validation)
-    hashes = open_bundle(tmp_path / "moths.ltd").selection_hashes()
+    hashes = open_bundle(out).selection_hashes()
     ready = load_prepared(validation.source(3), exported.bundle.preprocessing)
     assert fingerprints(ready[None])[0] in hashes
 
@@ -209,10 +206,10 @@ def test_missing_counts_are_asked_for(tmp_path: Path) -> None:
         export_bundle(model, [], tmp_path / "bare.ltd")
 
 
-def test_a_taken_place_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_taken_place_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.ltd").write_text("mine")
     with pytest.raises(BundleError, match="left alone"):
-        export_bundle(load_checkpoint(checkpoint), [], tmp_path / "a.ltd")
+        export_bundle(onnx_model(tmp_path), [], tmp_path / "a.ltd")
 
 
 def foreign_graph(*, softmax: bool, gemm: bool) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fix_samples import fix_file
+from fix_samples import fix_file, onnx_model
 from samples import draw_photo, write_checkpoint
 
 from ltdeploy.bundle import open_bundle
@@ -21,7 +21,6 @@ from ltdeploy.fixes import AffineMap, FixSpec, write_fix_file
 from ltdeploy.fixes.fix_file import FixSelection
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import fingerprints
-from ltdeploy.models.classifier import Classifier, load_checkpoint
 from ltdeploy.models.onnx_classifier import OnnxClassifier
 from ltdeploy.verify import verify_bundle
 
@@ -30,9 +29,9 @@ DOUBLED = AffineMap(np.full(6, 2.0), np.arange(6.0))
 ADJUST = FixSpec("logit_adjustment", {"tau": 1.0})
 
 
-@pytest.fixture
-def model(checkpoint: Path) -> Classifier | OnnxClassifier:
-    return load_checkpoint(checkpoint)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> OnnxClassifier:
+    return onnx_model(tmp_path_factory.mktemp("foreign"))
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +59,14 @@ def selection(hashes: np.ndarray, name: str = "val") -> FixSelection:
 
 
 def test_it_is_used_as_it_stands_and_its_images_are_refused(
-    model: Classifier | OnnxClassifier, photos: Path, tmp_path: Path
+    model: OnnxClassifier, photos: Path, tmp_path: Path
 ) -> None:
     data = open_dataset(str(photos))
     ready = load_prepared(data.source(3), model.preprocessing)
     hashes = np.append(fingerprints(ready[None]), np.array([5, 4], dtype=np.uint64))
     file = fix_file(
         DOUBLED,
-        checkpoint={"name": "ckpt.pt", "sha256": model.source.sha256},
+        checkpoint={"name": "foreign.onnx", "sha256": model.source.sha256},
         selected_on=selection(hashes),
     )
     bundle = export_bundle(model, [file], tmp_path / "a.ltd").bundle
@@ -85,13 +84,11 @@ def test_it_is_used_as_it_stands_and_its_images_are_refused(
         verify_bundle(opened, data, reference=model.source.path)
 
 
-def test_another_checkpoint_is_refused_unless_forced(
-    model: Classifier | OnnxClassifier, tmp_path: Path
-) -> None:
+def test_another_checkpoint_is_refused_unless_forced(model: OnnxClassifier, tmp_path: Path) -> None:
     file = fix_file(DOUBLED, checkpoint={"name": "other.pt", "sha256": "ab" * 32})
     ours = model.source.sha256[:12]
     with pytest.raises(
-        FixError, match=rf"on other\.pt .*abababababab.* ckpt\.pt .*{ours}.*--force"
+        FixError, match=rf"on other\.pt .*abababababab.* foreign\.onnx .*{ours}.*--force"
     ):
         export_bundle(model, [file], tmp_path / "a.ltd")
     assert list(tmp_path.iterdir()) == []
@@ -99,16 +96,14 @@ def test_another_checkpoint_is_refused_unless_forced(
     assert bundle.manifest.fix.folded == "weights"
 
 
-def test_force_does_not_help_where_classes_differ(
-    model: Classifier | OnnxClassifier, tmp_path: Path
-) -> None:
+def test_force_does_not_help_where_classes_differ(model: OnnxClassifier, tmp_path: Path) -> None:
     with pytest.raises(FixError, match="6 classes and the fix 3"):
         export_bundle(model, [fix_file(AffineMap.identity(3))], tmp_path / "a.ltd", force=True)
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_files_and_specs_compose_in_the_order_given(
-    model: Classifier | OnnxClassifier, tmp_path: Path, first: bool
+    model: OnnxClassifier, tmp_path: Path, first: bool
 ) -> None:
     file = fix_file(DOUBLED)
     order = [file, ADJUST] if first else [ADJUST, file]
@@ -124,7 +119,7 @@ def test_files_and_specs_compose_in_the_order_given(
     np.testing.assert_allclose(fix.shift, expected)
 
 
-def test_a_method_may_not_come_twice(model: Classifier | OnnxClassifier, tmp_path: Path) -> None:
+def test_a_method_may_not_come_twice(model: OnnxClassifier, tmp_path: Path) -> None:
     cool = FixSpec("temperature", {"t": 2.0})
     for requested in ([fix_file(DOUBLED), cool], [cool, fix_file(DOUBLED)], [cool, cool]):
         with pytest.raises(FixError, match="temperature is asked for more than once"):
@@ -132,7 +127,7 @@ def test_a_method_may_not_come_twice(model: Classifier | OnnxClassifier, tmp_pat
 
 
 def test_all_images_that_chose_are_remembered(
-    model: Classifier | OnnxClassifier, photos: Path, tmp_path: Path
+    model: OnnxClassifier, photos: Path, tmp_path: Path
 ) -> None:
     hashes = np.array([7, 9], dtype=np.uint64)
     auto = FixSpec("logit_adjustment", {"tau": "auto"})
