@@ -181,6 +181,19 @@ def require_number(
         )
 
 
+def require_numbers(method: str, name: str, values: object) -> npt.NDArray[np.float64]:
+    """Return one number per class as an array, or raise :class:`FixError`."""
+    array = None if values is None else np.asarray(values)
+    if array is None or array.ndim != 1 or array.dtype.kind not in "iuf":
+        shown = "not given" if values is None else repr(values)
+        raise FixError(
+            f"{method}: {name} is {shown}; expected a list of numbers, one per class in label "
+            f'order, which a file holds: {{"schema": 1, "methods": [{{"method": "{method}", '
+            f'"parameters": {{"{name}": [1, 1, 10]}}}}]}}, used as --fix FILE.json.'
+        )
+    return array.astype(np.float64)
+
+
 def require_softmax(context: FixContext, method: str) -> None:
     """Refuse heads whose scores are not a softmax over classes; a missing head is taken as one."""
     if context.head is not None and context.head.activation != "softmax":

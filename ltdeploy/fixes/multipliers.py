@@ -13,7 +13,7 @@ from ..arrays import FloatArray, IntArray
 from ..classes import ClassTable
 from ..errors import FixError
 from .affine import AffineMap
-from .base import Evidence, Fix, FixContext, require_softmax
+from .base import Evidence, Fix, FixContext, require_numbers, require_softmax
 
 __all__ = ["GroupBoost", "ScoreMultiplier", "fit_group_boosts"]
 
@@ -50,7 +50,7 @@ class ScoreMultiplier(Fix):
     needs: ClassVar[frozenset[Evidence]] = frozenset()
 
     def __post_init__(self) -> None:
-        factors = np.asarray(self.factors, dtype=np.float64)
+        factors = require_numbers(self.method, "factors", self.factors)
         bad = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
         if bad.size or not factors.size:
             what = (

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ..errors import FixError, did_you_mean
-from .base import Fix
+from .base import Fix, require_numbers
 from .disalign import DisAlign
 from .label_shift import LabelShift
 from .logit_adjustment import LogitAdjustment
@@ -69,11 +69,14 @@ class FixSpec:
         for name in self.parameters:
             if name not in known:
                 raise FixError(
-                    f"{self.method} has no parameter {name!r}; expected {', '.join(known)}."
+                    f"{self.method} has no parameter {name!r}; expected "
+                    f"{', '.join(known) or 'none at all'}."
                     f"{did_you_mean(name, known)}"
                 )
         for name, field in known.items():
             if name not in self.parameters and field.default is MISSING:
+                if "tuple" in str(field.type):
+                    require_numbers(self.method, name, None)
                 automatic = ", or 'auto' together with --val DATA" if name == self.tunable else ""
                 raise FixError(
                     f"{self.method} needs a value for {name!r}, for example "

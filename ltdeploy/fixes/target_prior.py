@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..arrays import FloatArray, IntArray, softmax
 from ..errors import FixError, did_you_mean
 from .affine import AffineMap
-from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_softmax
+from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_numbers, require_softmax
 
 __all__ = [
     "IMPOSSIBLE",
@@ -67,7 +67,7 @@ class TargetPrior(Fix):
                     f"class, or '{UNIFORM}'.{did_you_mean(self.prior, [UNIFORM])}"
                 )
             return
-        shares = np.asarray(self.prior, dtype=np.float64)
+        shares = require_numbers(self.method, "prior", self.prior)
         bad = np.flatnonzero(~(np.isfinite(shares) & (shares >= 0)))
         if bad.size:
             raise FixError(

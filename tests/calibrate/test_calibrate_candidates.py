@@ -52,7 +52,7 @@ def test_auto_does_not_learn_more_than_images_can_tell() -> None:
         ("vector:strength=1", "has no parameter 'strength'; expected l2"),
         ("platt", "defined for sigmoid heads"),
         ("crt", "needs features of training images"),
-        ("score_multiplier", "needs a value for 'factors'"),
+        ("score_multiplier", "factors is not given; expected a list"),
     ],
 )
 def test_methods_asked_for_by_name_must_apply(method: str, message: str) -> None:

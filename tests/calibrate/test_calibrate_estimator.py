@@ -46,13 +46,12 @@ CONTEXT = FixContext(
     train_labels=TRAIN_LABELS,
     target_logits=LOGITS[:40],
 )
-# One spec of each fix, with every parameter that has no default.
+# One spec of each fix that a name can tell, with every parameter that has no default.
 SPECS = {
     "tau_norm": "tau_norm:tau=0.7",
     "logit_adjustment": "logit_adjustment:tau=1.0",
     "target_prior": "target_prior",
     "label_shift": "label_shift",
-    "score_multiplier": "score_multiplier:factors=1.5",
     "group_boost": "group_boost",
     "lws": "lws:l2=0.1",
     "temperature": "temperature:t=1.7",

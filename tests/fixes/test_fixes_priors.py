@@ -12,6 +12,7 @@ from ltdeploy.classes import ClassTable
 from ltdeploy.errors import FixError
 from ltdeploy.fixes import AffineMap, FixContext, LogitAdjustment
 from ltdeploy.fixes.multipliers import GroupBoost, ScoreMultiplier, fit_group_boosts
+from ltdeploy.fixes.spec import parse_spec
 from ltdeploy.fixes.target_prior import TargetPrior, fit_intercepts, label_shares
 from ltdeploy.models.head import Head
 
@@ -160,6 +161,21 @@ def test_multipliers_multiply_the_odds_of_sigmoid_scores() -> None:
 def test_unusable_factors_are_refused(factors: tuple[float, ...], text: str) -> None:
     with pytest.raises(FixError, match=text):
         ScoreMultiplier(factors)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("score_multiplier", "factors is not given; expected a list"),
+        ("score_multiplier:factors=0.7", r"factors is 0\.7; expected a list"),
+        ("score_multiplier:factors=x", "factors is 'x'; expected a list"),
+        ("target_prior:prior=0.7", r"prior is 0\.7; expected a list"),
+        ("target_prior:prior=unifrom", "Did you mean 'uniform'"),
+    ],
+)
+def test_a_list_comes_from_a_file(text: str, said: str) -> None:
+    with pytest.raises(FixError, match=said):
+        parse_spec(text)
 
 
 def test_factors_must_fit_the_classes() -> None:
