@@ -32,8 +32,10 @@ __all__ = [
     "draw_methods",
     "draw_sweep",
     "label_ends",
+    "label_line",
     "reached",
     "save",
+    "set_x_ticks",
     "sweep_of",
     "tell_costs",
     "told",
@@ -83,6 +85,7 @@ def use_report_style() -> None:
             "lines.solid_capstyle": "round",
             "figure.dpi": PX_PER_INCH,
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.wspace": 0.06,
         }
     )
 
@@ -114,12 +117,46 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def label_ends(axes: Axes, x: float, ends: dict[str, tuple[float, str]], gap: float) -> None:
-    """Write names at the right ends of lines, ``{name: (height, colour)}``, none on another."""
+    """Write names beside the right ends of lines, ``{name: (height, colour)}``, and lead to them.
+
+    The axes end at ``x``. Where ends are close, names stand apart and the leaders are slanted.
+    """
     heights = spread([height for height, _ in ends.values()], gap)
-    for (name, (_, colour)), height in zip(ends.items(), heights, strict=True):
+    for (name, (end, colour)), height in zip(ends.items(), heights, strict=True):
         axes.annotate(
-            name, (x, height), xytext=(6, 0), textcoords="offset points", color=colour, va="center"
+            name,
+            (x, end),
+            xytext=(1.04, height),
+            textcoords=axes.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "shrinkB": 2,
+                "relpos": (0, 0.5),
+            },
         )
+
+
+def label_line(
+    axes: Axes, at: tuple[float, float], name: str, colour: str, move: tuple[float, float]
+) -> None:
+    """Write a line's name beside one of its points, moved by some typographic points."""
+    above = "bottom" if move[1] > 0 else "top"
+    axes.annotate(name, at, xytext=move, textcoords="offset points", color=colour, va=above)
+
+
+def set_x_ticks(axes: Axes, ticks: Sequence[float], names: Sequence[str]) -> None:
+    """Set ticks whose outer labels end with the axes, clear of the next panel's and of y's."""
+    axes.set_xticks(ticks, names)
+    axes.tick_params(axis="x", pad=6)
+    labels = axes.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
 
 
 def draw_sweep(axes: Axes, sweep: Sweep, *, labels: bool = True, x_label: str = "") -> None:
@@ -135,7 +172,7 @@ def draw_sweep(axes: Axes, sweep: Sweep, *, labels: bool = True, x_label: str = 
     axes.set(xlabel=x_label or sweep.parameter, ylim=(0, 65))
     axes.margins(x=0)
     ticks = np.arange(min(sweep.values), max(sweep.values) + 0.01, 0.25 if x_label == "ρ" else 0.5)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    set_x_ticks(axes, ticks.tolist(), [f"{tick:g}" for tick in ticks])
     if labels:
         last = int(np.argmax(sweep.values))
         ends = {

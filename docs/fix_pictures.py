@@ -30,9 +30,10 @@ from fix_picture_parts import (
     WARN,
     draw_methods,
     draw_sweep,
-    label_ends,
+    label_line,
     reached,
     save,
+    set_x_ticks,
     sweep_of,
     tell_costs,
     told,
@@ -77,8 +78,8 @@ def overview(done: Calibration, evidence: Evidence) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 5.4))
     for result in done.methods:
         told(result.name, reached(result))
-    names = {"none": "as it came", "bias_corrected_temperature": "bias-corrected temperature"}
-    rows = [(names.get(r.name, r.name), r) for r in done.methods if r.name != "temperature"]
+    rows = [(result.name, result) for result in done.methods if result.name != "temperature"]
+    rows[0] = ("as it came", rows[0][1])
     draw_methods(axes, rows)
     return figure
 
@@ -163,7 +164,8 @@ def scaling(done: Calibration, evidence: Evidence) -> Figure:
                 linewidth=1.5,
             )
             told(f"vector, {name}, {when}", {"ECE": 100 * (known.diagram.error or 0.0)})
-        axes.set(xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 50, 100))
+        axes.set(xlim=(0, 100), ylim=(0, 100), yticks=(0, 50, 100))
+        set_x_ticks(axes, (0, 50, 100), ("0", "50", "100"))
         axes.set_title(name, color=COLOURS[name])
         axes.set_aspect("equal")
     panels[0].set_ylabel("accuracy, %")
@@ -202,15 +204,19 @@ def matrix(done: Calibration, evidence: Evidence) -> Figure:
                 f"{size} images per class, {name}",
                 {"all": found[name][-1][0], "NLL": found[name][-1][1]},
             )
-    for place, (axes, gap) in enumerate(zip(panels, (0.0, 0.17), strict=True)):
+    # Of each name: the size it stands at, and where from the line, in the left and right panel.
+    moves = {
+        "temperature": ((2, (0, 3)), (2, (0, 3))),
+        "logit_adjustment": ((2, (0, 5)), (2, (0, -5))),
+        "vector": ((2, (0, -11)), (2, (0, 3))),
+        "matrix": ((5, (8, -1)), (5, (6, 2))),
+    }
+    for place, axes in enumerate(panels):
         for name, colour in methods.items():
-            axes.plot(sizes, [one[place] for one in found[name]], "o-", color=colour, markersize=4)
-        ends = {
-            name.replace("logit_", "logit\n"): (found[name][-1][place], colour)
-            for name, colour in methods.items()
-        }
-        if place == 1:
-            label_ends(axes, sizes[-1], ends, gap)
+            values = dict(zip(sizes, (one[place] for one in found[name]), strict=True))
+            axes.plot(sizes, list(values.values()), "o-", color=colour, markersize=4)
+            size, move = moves[name][place]
+            label_line(axes, (size, values[size]), name, SOFT if colour == BEFORE else colour, move)
         axes.set_xscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
@@ -276,7 +282,7 @@ def platt(done: Calibration, evidence: Evidence) -> Figure:
             )
         ticks = (0.001, 0.01, 0.1, 1)
         axes.set(xlim=(0.0008, 1.1), ylim=(0.0008, 1.1))
-        axes.set_xticks(ticks, ["0.1", "1", "10", "100"])
+        set_x_ticks(axes, ticks, ["0.1", "1", "10", "100"])
         axes.set_yticks(ticks, ["0.1", "1", "10", "100"])
         axes.minorticks_off()
         axes.set_title(name, color=COLOURS[name])
@@ -349,6 +355,8 @@ def group_boost(done: Calibration, evidence: Evidence) -> Figure:
     ):
         axes.plot(x, y, "o", color=INK, markersize=6, clip_on=False, zorder=5)
         axes.annotate(text, (x, y), xytext=(8, 5), textcoords="offset points")
+    set_x_ticks(axes, range(5), [str(boost) for boost in range(5)])
+    axes.tick_params(axis="y", pad=8)
     axes.set(xlabel="boost of the medium group (log)", ylabel="boost of the few group (log)")
     axes.grid(visible=False)
     return figure

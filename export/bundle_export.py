@@ -92,7 +92,8 @@ def export_bundle(
     fixes : applied in order; those with an ``auto`` parameter need ``validation``, fix files with
         a fitted map are used as they stand.
     validation : images the model was not trained on and nobody will report figures for.
-    force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint.
+    force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint or
+        for other classes.
 
     Raises
     ------
@@ -100,10 +101,9 @@ def export_bundle(
         With the cause; nothing is written then, and an older bundle at ``out`` stays.
     """
     import_onnxruntime()  # the checks need it: better missed now than after the work
-    table = model.require_complete()
     engine = reference_engine(model, features=True)
     fitted = fit_requested(model, engine, fixes, validation=validation, force=force, track=track)
-    fix = fitted.fix
+    fix, table = fitted.fix, fitted.classes
 
     images = golden_images(validation, model.preprocessing)
     unfixed = engine.run({"images": images})
@@ -145,7 +145,7 @@ def export_bundle(
             steps=encode(fix),
             folded=folding,
             selected_on=fitted.selection,
-            notes=_fix_notes(table, fitted.methods, folding),
+            notes=(*fitted.notes, *_fix_notes(table, fitted.methods, folding)),
         ),
         preprocessing=model.preprocessing.to_dict(),
         graphs=(_graph_entry(graph),),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import Dataset, align_labels
 from ltdeploy.engines import Engine
 from ltdeploy.engines.torch_reference import require_suits
 from ltdeploy.errors import FixError
-from ltdeploy.fixes import AffineMap, FittedFix, FixContext, FixFile, FixSpec, fit_fixes
-from ltdeploy.fixes.chain import context_after
+from ltdeploy.fixes import FIXES, AffineMap, FittedFix, FixContext, FixFile, FixSpec, fit_fixes
+from ltdeploy.fixes.base import require_uncorrected
+from ltdeploy.fixes.chain import context_after, require_distinct
 from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.fixes.maps import compose
 from ltdeploy.inference import Logits, collect_logits
@@ -22,6 +24,7 @@ from ltdeploy.manifest import MethodEntry, SelectionEntry
 from ltdeploy.progress import Tracker, silent
 
 if TYPE_CHECKING:
+    from ltdeploy.fixes import Fix
     from ltdeploy.models.classifier import Classifier
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
@@ -34,18 +37,22 @@ class Fitted:
 
     Attributes
     ----------
+    classes : the model's table, with the names of a fix file where it has none itself.
     fixes : those fitted just now; what a fix file brought is in ``methods`` alone.
     methods : every fix that was applied, in order.
     selection, hashes : the images that chose or fitted any of them, and their fingerprints (M,).
     unreadable : validation images that could not be used, and why.
+    notes : what nobody can check.
     """
 
     fix: LogitMap
+    classes: ClassTable
     fixes: tuple[FittedFix, ...]
     methods: tuple[MethodEntry, ...]
     selection: SelectionEntry | None
     hashes: npt.NDArray[np.uint64]
     unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 def fit_requested(
@@ -63,7 +70,8 @@ def fit_requested(
     ----------
     engine : gives the model's logits and features before any fix.
     validation : what ``auto`` parameters are chosen and fixes fitted on; not looked at without.
-    force : apply fixes even where they are refused, or were fitted on another checkpoint.
+    force : apply fixes even where they are refused, or were fitted on another checkpoint or for
+        other classes.
 
     Raises
     ------
@@ -72,8 +80,13 @@ def fit_requested(
     DataError, EngineError
         As :func:`~ltdeploy.inference.collect_logits`.
     """
-    _require_distinct(requested)
+    require_distinct([_named(one) for one in requested], force=force)
+    chosen = [one for one in requested if isinstance(one, FixFile)]
     table = model.require_complete()
+    for file in chosen:
+        _require_made_for(file, model, table, force=force)
+        if file.class_names is not None and not table.is_named:
+            table = ClassTable(file.class_names, table.counts, table.rule)
     context = FixContext(
         head=model.head, classes=table, trained_with=model.trained_with, force=force
     )
@@ -91,7 +104,7 @@ def fit_requested(
     methods: list[MethodEntry] = []
     for one in requested:
         if isinstance(one, FixFile):
-            made, entries = _from_file(one, model, force=force), one.methods
+            made, entries = _map_of(one), one.methods
         else:
             made, fitted = fit_fixes([one], context_after(context, total))
             fixes.extend(fitted)
@@ -102,7 +115,6 @@ def fit_requested(
             )
         total = compose(total, made)
         methods.extend(entries)
-    chosen = [one for one in requested if isinstance(one, FixFile)]
     selections = [one.selected_on.entry() for one in chosen if one.selected_on is not None]
     hashes = [one.hashes() for one in chosen]
     if validation is not None and seen is not None:
@@ -110,42 +122,84 @@ def fit_requested(
         hashes.append(seen.hashes)
     return Fitted(
         total,
+        table,
         tuple(fixes),
         tuple(methods),
         _joined(selections),
         np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes])),
         seen.unreadable if seen is not None else (),
+        tuple(dict.fromkeys(note for one in chosen for note in _uncheckable(one))),
     )
 
 
-def _require_distinct(requested: Sequence[FixSpec | FixFile]) -> None:
-    named: list[str] = []
-    for one in requested:
-        own = [one.method] if isinstance(one, FixSpec) else [m.method for m in one.methods]
-        twice = sorted(set(own) & set(named))
-        if twice:
-            raise FixError(
-                f"{twice[0]} is asked for more than once; one of them is enough. Give the "
-                "strength that you want in all, or leave it to the fix file."
-            )
-        named.extend(own)
+def _named(one: FixSpec | FixFile) -> list[tuple[type[Fix], Mapping[str, object]]]:
+    if isinstance(one, FixSpec):
+        return [(FIXES[one.method], one.parameters)]
+    return [(FIXES[entry.method], entry.parameters) for entry in one.methods]
 
 
-def _from_file(file: FixFile, model: Classifier | OnnxClassifier, *, force: bool) -> LogitMap:
-    """Return a fix file's map if it was made for this model."""
-    fix, made_for, source = file.logit_map(), file.checkpoint, model.source
+def _map_of(file: FixFile) -> LogitMap:
+    fix = file.logit_map()
     if fix is None:
         raise FixError(
             "The fix file holds methods that are still to be fitted; give them as FixFile.specs()."
         )
+    return fix
+
+
+def _require_made_for(
+    file: FixFile, model: Classifier | OnnxClassifier, table: ClassTable, *, force: bool
+) -> None:
+    """Refuse a fix file that was made for another model, or that this one must not have."""
+    made_for, source = file.checkpoint, model.source
     if made_for is not None and made_for.sha256 != source.sha256 and not force:
         raise FixError(
             f"The fix file was fitted on {made_for.name} (sha256 {made_for.sha256[:12]}…), and "
             f"{source.path.name} is another file ({source.sha256[:12]}…). Fit the fix on this one "
             "with 'ltdeploy calibrate', or add --force if the two hold the same weights."
         )
-    require_suits(fix, model)
-    return fix
+    require_suits(_map_of(file), model)
+    for kind, parameters in _named(file):
+        if kind.takes_prior_off(parameters):
+            require_uncorrected(kind.method, model.trained_with, force=force)
+    if not force:
+        if table.is_named:
+            _require_same("is called", file.class_names, table.names, source.path.name)
+        _require_same("has the training count", file.train_counts, table.counts, source.path.name)
+
+
+def _require_same(
+    what: str, told: Sequence[object] | None, ours: Sequence[object], model: str
+) -> None:
+    """Refuse classes that a fix file describes otherwise than the model does."""
+    if told is None or tuple(told) == tuple(ours):
+        return
+    label = next(place for place, one in enumerate(told) if one != ours[place])
+    order = (
+        "the same classes in another order"
+        if sorted(map(repr, told)) == sorted(map(repr, ours))
+        else "other classes, or in another order"
+    )
+    raise FixError(
+        f"The fix file was fitted for {order}: label {label} {what} {told[label]!r} in it and "
+        f"{ours[label]!r} in {model}. Fit the fix on logits in this model's order, or add --force "
+        "if the labels mean the same all the same."
+    )
+
+
+def _uncheckable(file: FixFile) -> list[str]:
+    """Return what cannot be known of a file whose fix was fitted on arrays."""
+    if file.checkpoint is not None:
+        return []
+    notes = [
+        "the fix file was fitted on arrays: that they came from this checkpoint, with classes in "
+        "this order, cannot be checked; verify will show"
+    ]
+    if file.selected_on is not None and file.selected_on.images and not len(file.hashes()):
+        notes.append(
+            "the images that chose it left no fingerprints: verify will not know them again"
+        )
+    return notes
 
 
 def _selection(validation: Dataset, images: int, fitted: Sequence[FittedFix]) -> SelectionEntry:

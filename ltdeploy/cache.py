@@ -1,7 +1,8 @@
 """Logits and features on disk, found again by what they were made from.
 
-An entry is a folder named after the checkpoint's sha256, the architecture, the preprocessing and
-the bytes of every image, so that a change of any of them is another entry. It is written beside its
+An entry is a folder named after the checkpoint's sha256, the architecture, the preprocessing, the
+versions of what decodes, resizes and computes, and the bytes of every image, so that a change of
+any of them is another entry. It is written beside its
 place and renamed; what is half there, or was changed since, is thrown away and made again.
 """
 
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from . import __version__
+from ._optional import installed_version
 from .datasets import Dataset
 from .engines.torch_reference import reference_engine
 from .errors import UsageError
@@ -35,7 +38,9 @@ __all__ = ["cached_logits", "default_cache"]
 
 _SCHEMA = 1
 _ARRAYS = ("logits", "features", "indices", "hashes")
+_VERSIONED = ("PIL", "torch", "onnxruntime")  # another one may give other pixels or logits
 _STALE_S = 24 * 3600  # what a killed process left behind
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def default_cache() -> Path:
@@ -88,10 +93,10 @@ def cached_logits(
     entry = cache / _key(model, dataset)
     if os.path.lexists(entry):
         try:
-            return _read(entry, labels)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _read(entry, labels, features=_tells_features(model))
+        except _DAMAGED as error:
             warn(f"the cached logits in {entry} are damaged ({error}) and were made anew")
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
     made = run()
     try:
         _write(entry, made)
@@ -105,6 +110,10 @@ def _key(model: Classifier | OnnxClassifier, dataset: Dataset) -> str:
     """Return 160 bits of everything that the logits follow from."""
     told = {
         "schema": _SCHEMA,
+        "versions": {
+            "ltdeploy": __version__,
+            **{package: installed_version(package) for package in _VERSIONED},
+        },
         "checkpoint": model.source.sha256,
         "arch": model.arch,
         "head": [model.head_path, model.head.scale],
@@ -136,7 +145,13 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def _read(entry: Path, labels: npt.NDArray[np.int64]) -> Logits:
+def _tells_features(model: Classifier | OnnxClassifier) -> bool:
+    from .models.onnx_classifier import OnnxClassifier
+
+    return isinstance(model, OnnxClassifier) or model.head.foldable
+
+
+def _read(entry: Path, labels: npt.NDArray[np.int64], *, features: bool) -> Logits:
     told = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, digest in told["files"].items():
@@ -145,7 +160,13 @@ def _read(entry: Path, labels: npt.NDArray[np.int64]) -> Logits:
             raise ValueError(f"{path.name} is not what was written")
         arrays[name] = np.load(path, allow_pickle=False)
     unreadable = tuple((str(image), str(reason)) for image, reason in told["unreadable"])
+    if ("features" in arrays) != features:
+        raise ValueError("features.npy is not listed" if features else "features.npy is listed")
     indices = arrays["indices"]
+    if any(array.shape[:1] != indices.shape for array in arrays.values()):
+        raise ValueError("its arrays have different lengths")
+    if indices.min(initial=0) < 0:
+        raise ValueError("it has negative indices")
     return Logits(
         arrays["logits"],
         labels[indices],
@@ -177,6 +198,14 @@ def _write(entry: Path, made: Logits) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_symlink() or not entry.is_dir():
+        with contextlib.suppress(OSError):
+            entry.unlink()  # what a link points to is not ours
+    else:
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def _remove_stale(cache: Path) -> None:

@@ -151,6 +151,28 @@ def garble(entry: Path) -> None:
     (entry / "entry.json").write_bytes(b'{"schema": 1, "fi\xff')
 
 
+def rewrite(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """Exchange an array and its digest: as whole as an entry can be made by hand."""
+
+    def damage(entry: Path) -> None:
+        path = entry / f"{name}.npy"
+        np.save(path, change(np.load(path)))
+        content = json.loads((entry / "entry.json").read_text())
+        content["files"][name] = cache_module._file_digest(path)
+        (entry / "entry.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def nest(entry: Path) -> None:
+    (entry / "entry.json").write_text("[" * 100_000)
+
+
+def without_features(content: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: digest for name, digest in content["files"].items() if name != "features"}
+    return {**content, "files": kept}
+
+
 DAMAGES = {
     "truncated": truncate,
     "empty": empty,
@@ -163,6 +185,12 @@ DAMAGES = {
     "files in a list": told(lambda content: {**content, "files": []}),
     "no files": told(lambda content: {**content, "files": {}}),
     "no unreadable": told(lambda content: {**content, "unreadable": None}),
+    "no features": told(without_features),
+    "deep json": nest,
+    "indices too large": rewrite("indices", lambda indices: indices + 100),
+    "indices below zero": rewrite("indices", lambda indices: indices - 3),
+    "indices that are floats": rewrite("indices", lambda indices: indices + 0.5),
+    "a row less": rewrite("logits", lambda logits: logits[1:]),
     "another digest": told(
         lambda content: {**content, "files": {**content["files"], "logits": "0" * 128}}
     ),
@@ -192,6 +220,80 @@ def test_damaged_entries_are_noticed_and_made_anew(
     assert "made anew" in text
     assert_same(first, look(model, photos, cache))  # whole again, and not a word
     assert len(runs) == 2
+
+
+def test_a_link_in_an_entrys_place_is_removed_and_what_it_points_to_stays(
+    model: Classifier, photos: Path, tmp_path: Path, runs: list[str]
+) -> None:
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    first = look(model, photos, cache)
+    entry = entry_of(cache)
+    shutil.move(entry, elsewhere)
+    entry.symlink_to(elsewhere)
+    assert_same(first, look(model, photos, cache))  # a link to what is whole is as good
+    assert runs == ["run"]
+    truncate(elsewhere)
+    for damaged in (elsewhere, tmp_path / "nowhere"):
+        if not entry.is_symlink():
+            shutil.rmtree(entry)
+            entry.symlink_to(damaged)
+        heard: list[str] = []
+        assert_same(first, look(model, photos, cache, heard.append))
+        assert "made anew" in heard[0]
+        assert not entry.is_symlink()
+        assert_same(first, look(model, photos, cache))
+    assert len(runs) == 3
+    assert elsewhere.is_dir()
+
+
+def test_a_file_in_an_entrys_place_is_removed(
+    model: Classifier, photos: Path, tmp_path: Path, runs: list[str]
+) -> None:
+    first = look(model, photos, tmp_path / "cache")
+    entry = entry_of(tmp_path / "cache")
+    shutil.rmtree(entry)
+    entry.write_text("in the way")
+    heard: list[str] = []
+    look(model, photos, tmp_path / "cache", heard.append)
+    assert len(heard) == 1
+    assert_same(first, look(model, photos, tmp_path / "cache"))
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("package", ["ltdeploy", "PIL", "torch", "onnxruntime"])
+def test_another_version_of_what_makes_logits_is_another_entry(
+    package: str,
+    model: Classifier,
+    photos: Path,
+    tmp_path: Path,
+    runs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look(model, photos, tmp_path / "cache")
+    if package == "ltdeploy":
+        monkeypatch.setattr(cache_module, "__version__", "99.0")
+    else:
+        known = cache_module.installed_version
+        monkeypatch.setattr(
+            cache_module,
+            "installed_version",
+            lambda asked: "99.0" if asked == package else known(asked),
+        )
+    look(model, photos, tmp_path / "cache")
+    look(model, photos, tmp_path / "cache")
+    assert len(runs) == 2
+
+
+def test_a_model_that_tells_no_features_is_cached_without_them(
+    model: Classifier, photos: Path, tmp_path: Path, runs: list[str]
+) -> None:
+    closed = replace(model, head=replace(model.head, foldable=False))
+    first = look(closed, photos, tmp_path / "cache")
+    assert first.features is None
+    again = look(closed, photos, tmp_path / "cache")
+    assert again.features is None
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert runs == ["run"]
 
 
 def test_half_written_leftovers_are_passed_over_and_removed_when_old(

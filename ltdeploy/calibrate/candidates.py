@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import FixError
 from ..fixes import FIXES, Fix, FixContext, FixSpec, parse_spec
 
 __all__ = ["AUTO", "Candidate", "Skipped", "candidates", "parse_candidate"]
@@ -35,9 +34,7 @@ AUTO = (
 # longer than everything else together; a method that the user names is tried.
 _MOST_FREEDOM = 10
 _MOST_CLASSES_SQUARED = 200**2
-
-
-_NO_TEMPERATURE = "temperature is defined for softmax heads; use platt for a sigmoid head."
+_SHORTEST_SWEEP = 5
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,16 @@ class Candidate:
     chains: tuple[tuple[Fix, ...], ...]
     parameter: str | None = None
     values: tuple[float, ...] = ()
+
+    @property
+    def changes_decisions(self) -> bool:
+        """Whether anything but the confidence can change."""
+        return any(self.chains)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether its values are many enough for a curve over them."""
+        return len(self.values) >= _SHORTEST_SWEEP
 
     @property
     def learns_from_validation(self) -> bool:
@@ -94,14 +101,10 @@ def candidates(
     Raises
     ------
     FixError
-        For unknown names or parameters, or a temperature alone on a sigmoid head.
+        For unknown names or parameters.
     """
     if names is not None:
-        asked = tuple(parse_candidate(name) for name in dict.fromkeys(names))
-        for candidate in asked:
-            if _temperature_of_sigmoid(candidate, context):
-                raise FixError(_NO_TEMPERATURE)
-        return asked, ()
+        return tuple(parse_candidate(name) for name in dict.fromkeys(names)), ()
     found: list[Candidate] = []
     skipped: list[Skipped] = []
     for candidate in map(parse_candidate, AUTO):
@@ -142,15 +145,8 @@ def _open_spec(text: str) -> FixSpec:
     return parse_spec(f"{text}{',' if ':' in text else ':'}{tunable}=auto")
 
 
-def _temperature_of_sigmoid(candidate: Candidate, context: FixContext) -> bool:
-    alone = not candidate.chains[0]
-    return alone and context.head is not None and context.head.activation != "softmax"
-
-
 def _hopeless(candidate: Candidate, context: FixContext) -> str | None:
     assert context.labels is not None
-    if _temperature_of_sigmoid(candidate, context):
-        return _NO_TEMPERATURE
     missing = {need for fix in candidate.chains[0] for need in fix.needs} - context.evidence()
     if missing or not candidate.learns_from_validation:
         return None  # fitting says what is missing

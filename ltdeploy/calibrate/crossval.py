@@ -12,19 +12,24 @@ from ..errors import FixError
 from ..fixes import (
     FixContext,
     LogitMap,
+    MappedLogits,
     Temperature,
     compose,
+    find_temperature,
     fit_chain,
     fit_per_fold,
-    fit_temperature,
-    mapped_blocks,
-    part_of,
     sweep_maps,
     top1_per_fold,
 )
 from .candidates import Candidate
 
-__all__ = ["HeldOut", "cross_validate", "fit_on_all", "held_out_logits", "with_temperature"]
+__all__ = [
+    "HeldOut",
+    "cross_validate",
+    "fit_on_all",
+    "settle",
+    "with_temperature",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +42,7 @@ class HeldOut:
     top1 : array of shape (N, V), int32.
     maps : the map of each value and fold, ``maps[v][k]``; where nothing is learnt from validation
         images all folds share one.
-    notes : what went wrong at values that were left out.
+    notes : what went wrong at values that were left out, or with the temperature.
     """
 
     candidate: Candidate
@@ -93,56 +98,68 @@ def cross_validate(candidate: Candidate, context: FixContext, fold: IntArray) ->
     return HeldOut(left, top1, tuple(maps), shown)
 
 
-def held_out_logits(
+def settle(
     held_out: HeldOut, chosen: list[int], context: FixContext, fold: IntArray
-) -> npt.NDArray[np.float32]:
-    """Return logits (N, C) on held-out images at the value chosen in each fold, with temperature.
+) -> tuple[HeldOut, MappedLogits]:
+    """Return a candidate with what there is to say of its confidence, and its held-out logits.
 
-    The temperature of a fold is fitted on the other folds, like everything else in it.
+    Each fold is answered by the map of the value chosen for it, behind which stands a temperature
+    fitted on the other folds, like everything else in it. Nothing of the size of the logits is
+    kept: they are mapped as they are read.
 
     Parameters
     ----------
     chosen : place of the value per fold.
     """
-    assert context.logits is not None
-    result = np.empty(context.logits.shape, dtype=np.float32)
+    assert context.labels is not None
+    maps: list[LogitMap] = []
+    notes = list(held_out.notes)
+    near: float | None = None
     for place, number in enumerate(np.unique(fold)):
         fitted = held_out.maps[chosen[place]][place]
         if not held_out.candidate.calibrates:
-            fitted, _ = with_temperature(fitted, part_of(context, fold != number))
-        for block, mapped in mapped_blocks(fitted, context, np.flatnonzero(fold == number)):
-            result[block] = mapped
-    return result
+            weights = np.ones(len(fold)) if context.weights is None else context.weights
+            others = replace(context, weights=weights * (fold != number))
+            fitted, t, note = with_temperature(fitted, others, near)
+            near = t or near
+            notes += [note] if note and note not in notes else []
+        maps.append(fitted)
+    return replace(held_out, notes=tuple(notes)), MappedLogits(tuple(maps), context, fold)
 
 
 def fit_on_all(held_out: HeldOut, place: int, context: FixContext) -> tuple[LogitMap, float | None]:
     """Return the map at one value, fitted on all validation images, and its temperature.
 
+    What there is to say of this temperature the notes of :func:`settle` have said: where all
+    images leave it open, so do those of a fold.
+
     Returns
     -------
     the map with the temperature inside, and the temperature; None where the candidate sets the
-    confidence itself, or no temperature fits.
+    confidence itself, or no temperature can be fitted.
     """
     fitted = fit_chain(held_out.candidate.chains[place], context)
     if held_out.candidate.calibrates:
         return fitted, None
-    return with_temperature(fitted, context)
+    return with_temperature(fitted, context)[:2]
 
 
-def with_temperature(fitted: LogitMap, context: FixContext) -> tuple[LogitMap, float | None]:
-    """Return the map followed by the temperature that suits its logits, as one map, and that value.
+def with_temperature(
+    fitted: LogitMap, context: FixContext, near: float | None = None
+) -> tuple[LogitMap, float | None, str]:
+    """Return the map followed by the temperature that suits its logits, as one map.
 
-    A model that is right on every image has no temperature, nor has a sigmoid head: the map is
-    returned as it is.
+    Parameters
+    ----------
+    near : a temperature near the one sought, which saves time.
+
+    Returns
+    -------
+    the map, the temperature, and what is to be said of it, or an empty text. Where no temperature
+    can be fitted, the map as it was, None and why.
     """
-    assert context.logits is not None
-    assert context.labels is not None
-    if context.head is not None and context.head.activation != "softmax":
-        return fitted, None  # a temperature is a softmax's
     try:
-        t = fit_temperature(
-            fitted.apply(context.logits, context.features), context.labels, context.weights
-        )
-    except FixError:
-        return fitted, None
-    return compose(fitted, Temperature(t).fit(context)), t
+        found = find_temperature(context, fitted, near)
+    except FixError as error:
+        return fitted, None, f"the confidence is left as it is: {error}"
+    return compose(fitted, Temperature(found.t).fit(context)), found.t, found.note

@@ -13,9 +13,9 @@ from ..classes import ClassTable
 from ..errors import DataError, UsageError, did_you_mean
 from ..fixes import Fix, FixContext, LogitMap, fit_chain
 from ..models.head import Activation, Head
-from ..models.trained_with import loss_name
+from ..models.trained_with import resolve_trained_with
 from .candidates import parse_candidate
-from .evidence import Evidence, check_context
+from .evidence import Evidence, check_context, check_finite
 from .objective import Aim
 from .result import Calibration
 from .run import calibrate
@@ -40,6 +40,7 @@ class FixEstimator:
     max_head_loss : points that the most frequent group may lose; None for any.
     folds : for choices.
     seed : for choices.
+    force : try what is refused as useless or harmful.
 
     Attributes
     ----------
@@ -66,16 +67,18 @@ class FixEstimator:
         max_head_loss: float | None = None,
         folds: int = 5,
         seed: int = 0,
+        force: bool = False,
     ) -> None:
         self.fix = fix
         self.objective = objective
         self.max_head_loss = max_head_loss
         self.folds = folds
         self.seed = seed
+        self.force = force
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments, as scikit-learn's tools ask for them."""
-        names = ("fix", "objective", "max_head_loss", "folds", "seed")
+        names = ("fix", "objective", "max_head_loss", "folds", "seed", "force")
         return {name: getattr(self, name) for name in names}
 
     def set_params(self, **parameters: Any) -> FixEstimator:
@@ -111,7 +114,8 @@ class FixEstimator:
         ----------
         logits : validation logits, array of shape (N, C).
         labels : validation labels, array of shape (N,), 0..C−1.
-        counts : training images per class, array of shape (C,).
+        counts : training images per class, array of shape (C,); needed by ``auto`` and by what
+            corrects for the prior.
         sample_weight : how much each image counts in likelihoods, array of shape (N,); for a fix
             that leaves nothing to choose, as a choice weighs images by what it is for.
         weight, bias : of the head, arrays of shape (C, D) and (C,).
@@ -142,22 +146,33 @@ class FixEstimator:
             train_features=None if train_features is None else np.asarray(train_features),
             train_labels=None if train_labels is None else np.asarray(train_labels),
             target_logits=None if target_logits is None else np.asarray(target_logits),
-            trained_with=loss_name(trained_with),
+            trained_with=resolve_trained_with(trained_with, "'trained_with'"),
+            force=self.force,
         )
         self.calibration_: Calibration | None = None
         self.classes_ = np.arange(given.shape[1])
         self._activation = activation
         ready = self._ready()
+        if context.weights is not None and context.weights.shape != (len(given),):
+            raise DataError(
+                f"'sample_weight' has the shape {context.weights.shape}; expected one number per "
+                f"image, ({len(given)},)."
+            )
         if ready is not None:
             if labels is not None:
                 context = _checked(context)
             self.map_: LogitMap = fit_chain(ready, context)
             return self
-        if labels is None or table is None:
+        if labels is None or (table is None and self._needs_counts()):
+            needed, given_as = "labelled validation logits", "labels"
+            if self._needs_counts():
+                needed, given_as = f"{needed} and training counts", f"{given_as}, counts=…"
             raise UsageError(
-                f"FixEstimator({self.fix!r}) chooses on labelled validation logits and training "
-                "counts; give fit(logits, labels, counts=…), or a fix with all its parameters."
+                f"FixEstimator({self.fix!r}) chooses on {needed}; give fit(logits, {given_as}), "
+                "or a fix with all its parameters."
             )
+        if table is None:
+            context = replace(context, classes=_table_without_counts(context))
         if sample_weight is not None:
             raise UsageError(
                 f"FixEstimator({self.fix!r}) chooses, and a choice weighs images by what it is "
@@ -201,12 +216,27 @@ class FixEstimator:
         best: npt.NDArray[np.int64] = self.transform(logits, features).argmax(axis=1)
         return best
 
+    def score(
+        self,
+        logits: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        features: npt.ArrayLike | None = None,
+    ) -> float:
+        """Return the share of right answers after the fix, in 0…1, as scikit-learn's score."""
+        return float((self.predict(logits, features) == np.asarray(labels)).mean())
+
     def predict_proba(
         self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.floating[Any]]:
         """Return probabilities after the fix, array of shape (N, C); rows of a softmax add to 1."""
         fixed = self.transform(logits, features)
         return sigmoid(fixed) if self._activation == "sigmoid" else softmax(fixed)
+
+    def _needs_counts(self) -> bool:
+        if self.fix == _AUTO:
+            return True
+        chains = parse_candidate(str(self.fix)).chains
+        return any("counts" in fix.needs for chain in chains for fix in chain)
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
@@ -228,20 +258,23 @@ class FixEstimator:
 
 
 def _floating(logits: npt.ArrayLike) -> FloatArray:
-    """Return logits as an array of shape (N, C); whole numbers as float64."""
+    """Return logits as an array of shape (N, C); whole numbers as float64, halves as float32."""
     given = np.asarray(logits)
     if given.ndim != 2 or not np.issubdtype(given.dtype, np.number):
         raise DataError(
             f"'logits' has the shape {given.shape} and the type {given.dtype}; expected numbers of "
             "shape (images, classes)."
         )
+    check_finite("logits", given)
+    if given.dtype == np.float16:
+        return given.astype(np.float32)
     return given if np.issubdtype(given.dtype, np.floating) else given.astype(np.float64)
 
 
 def _table(counts: npt.ArrayLike, classes: int) -> ClassTable:
     given = np.asarray(counts)
     whole = np.issubdtype(given.dtype, np.number) and np.array_equal(given, np.floor(given))
-    if given.shape != (classes,) or not whole:
+    if given.shape != (classes,) or not whole or not (np.abs(given) < 2**53).all():
         raise DataError(
             f"'counts' has the shape {given.shape} and the type {given.dtype}; expected {classes} "
             "whole numbers, the training images of each class."
@@ -253,14 +286,19 @@ def _checked(context: FixContext) -> FixContext:
     """Return the context checked; without counts, against those of the training labels."""
     if context.classes is not None:
         return check_context(context)
+    table = _table_without_counts(context)
+    return replace(check_context(replace(context, classes=table)), classes=None)
+
+
+def _table_without_counts(context: FixContext) -> ClassTable:
+    """Return the counts of the training labels, or else as many for every class."""
     assert context.logits is not None
     classes = context.logits.shape[1]
     counts = np.ones(classes, dtype=np.int64)
     if context.train_labels is not None and np.issubdtype(context.train_labels.dtype, np.integer):
         known = context.train_labels[context.train_labels >= 0]
         counts = np.bincount(known, minlength=classes)[:classes]
-    table = ClassTable.from_counts([int(count) for count in counts])
-    return replace(check_context(replace(context, classes=table)), classes=None)
+    return ClassTable.from_counts([int(count) for count in counts])
 
 
 def _head(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from ..classes import ClassTable
 from ..errors import DataError, did_you_mean
 from ..fixes import FixContext
 from ..models.head import Activation, Head
+from ..models.trained_with import resolve_trained_with
+from .plausible import refuse_foreign_features, refuse_probabilities, refuse_unrelated_labels
 
-__all__ = ["Evidence", "check_context", "read_npz"]
+__all__ = ["Evidence", "check_context", "check_finite", "read_npz"]
 
 _REQUIRED = ("logits", "labels", "counts")
 _OPTIONAL = (
@@ -30,6 +33,7 @@ _OPTIONAL = (
     "trained_with",
     "activation",
 )
+_WRITTEN = 'numpy.savez("arrays.npz", logits=…, labels=…, counts=…)'
 _ACTIVATIONS = ("softmax", "sigmoid")
 
 
@@ -78,13 +82,14 @@ class Evidence:
 
 
 def check_context(context: FixContext) -> FixContext:
-    """Return the context with labels as int64, or say what does not fit together.
+    """Return the context with labels as int64 and no halves, or say what does not fit together.
 
     Raises
     ------
     DataError
-        For shapes that differ, logits that are not finite, labels out of range, fewer than two
-        images or classes, or training counts that the training labels contradict.
+        For shapes that differ, logits that are not finite or are probabilities, labels out of
+        range, fewer than two images or classes, training counts that the training labels
+        contradict; and, unless forced, labels or features that have nothing to do with the logits.
     """
     logits, labels, table = context.logits, context.labels, context.classes
     assert logits is not None
@@ -120,7 +125,24 @@ def check_context(context: FixContext) -> FixContext:
         train_labels = _check_labels("train_labels", train_labels, count, classes)
         _check_features("train_features", context.train_features, count, depth)
         _check_counts(train_labels, table)
-    return replace(context, labels=checked, train_labels=train_labels)
+    refuse_probabilities("logits", logits)
+    if not context.force:
+        refuse_unrelated_labels(logits, checked)
+        refuse_foreign_features(logits, context.features, head)
+    return replace(
+        context,
+        labels=checked,
+        train_labels=train_labels,
+        logits=_widened(logits),
+        features=_widened(context.features),
+        train_features=_widened(context.train_features),
+        target_logits=_widened(context.target_logits),
+    )
+
+
+def _widened(array: Any) -> Any:
+    """Return half precision as float32: what a fix makes of it may not fit into a half."""
+    return array if array is None or array.dtype != np.float16 else array.astype(np.float32)
 
 
 def _refuse_training_data(labels: npt.NDArray[np.int64], context: FixContext) -> None:
@@ -140,15 +162,21 @@ def _check_logits(name: str, logits: Any, classes: int) -> None:
     if logits.ndim != 2 or not np.issubdtype(logits.dtype, np.floating):
         raise DataError(
             f"'{name}' has the shape {logits.shape} and the type {logits.dtype}; expected floating "
-            "point numbers of shape (images, classes)."
+            "point numbers of shape (images, classes), as logits.astype(numpy.float32) makes them."
         )
     if logits.shape[1] != classes:
         raise DataError(
             f"'{name}' has {logits.shape[1]} columns and there are {classes} training counts; "
             "expected one column and one count per class, in the same order."
+            f"{' It is transposed: give its .T.' if len(logits) == classes else ''}"
         )
     if not len(logits):
         raise DataError(f"'{name}' has no row; expected one per image.")
+    check_finite(name, logits)
+
+
+def check_finite(name: str, logits: npt.NDArray[Any]) -> None:
+    """Raise :class:`DataError` for the first of the logits, shape (N, C), that is no number."""
     for start in range(0, len(logits), 1024):
         finite = np.isfinite(logits[start : start + 1024])
         if not finite.all():
@@ -163,10 +191,14 @@ def _check_logits(name: str, logits: Any, classes: int) -> None:
 def _check_labels(name: str, labels: Any, rows: int, classes: int) -> npt.NDArray[np.int64]:
     labels = np.asarray(labels)
     assert isinstance(labels, np.ndarray)
+    if np.issubdtype(labels.dtype, np.floating) and np.array_equal(labels, np.floor(labels)):
+        labels = labels.astype(np.int64)
     if labels.shape != (rows,) or not np.issubdtype(labels.dtype, np.integer):
+        one_hot = labels.shape == (rows, classes)
         raise DataError(
             f"'{name}' has the shape {labels.shape} and the type {labels.dtype}; expected "
-            f"{rows:,} whole numbers, one label per row."
+            f"{rows:,} whole numbers, one label per row: the class's place in 'counts'"
+            f"{', as labels.argmax(axis=1) gives it' if one_hot else ''}."
         )
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
@@ -210,7 +242,7 @@ def _check_counts(train_labels: npt.NDArray[np.int64], table: ClassTable) -> Non
         )
 
 
-def read_npz(path: str | os.PathLike[str]) -> Evidence:
+def read_npz(path: str | os.PathLike[str], *, force: bool = False) -> Evidence:
     """Read logits, labels and training counts from a ``.npz`` file; nothing in it is executed.
 
     ``logits`` (N, C), ``labels`` (N,) and ``counts`` (C,) must be there. Any of these may be:
@@ -218,26 +250,19 @@ def read_npz(path: str | os.PathLike[str]) -> Evidence:
     ``train_features`` (M, D) and ``train_labels`` (M,), ``target_logits`` (T, C),
     ``trained_with`` and ``activation`` (texts).
 
+    Parameters
+    ----------
+    force : allow what is refused as meaningless or harmful.
+
     Raises
     ------
     DataError
         If the file cannot be read, lacks an array, holds an unknown one, or they do not fit.
+    UsageError
+        If ``trained_with`` is nearly a name that is known.
     """
     path = Path(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is a single array; expected an .npz with {_needed()}.")
-        with loaded as file:
-            arrays = {name: file[name] for name in file.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(
-            f"{path} cannot be read as an .npz file: {reason}. Write one with numpy.savez(path, "
-            "logits=…, labels=…, counts=…)."
-        ) from error
+    arrays = _arrays_of(path)
     missing = [name for name in _REQUIRED if name not in arrays]
     if missing:
         raise DataError(
@@ -257,9 +282,37 @@ def read_npz(path: str | os.PathLike[str]) -> Evidence:
         train_features=arrays.get("train_features"),
         train_labels=arrays.get("train_labels"),
         target_logits=arrays.get("target_logits"),
-        trained_with=str(arrays["trained_with"]) if "trained_with" in arrays else None,
+        trained_with=resolve_trained_with(
+            str(arrays["trained_with"]) if "trained_with" in arrays else None,
+            f"'trained_with' in {path.name}",
+        ),
+        force=force,
     )
     return Evidence(check_context(context), path.name, provenance={"Data": path.name})
+
+
+def _arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Write it with {_WRITTEN}.")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file, or a damaged one. Write it with {_WRITTEN}.")
+    arrays = {}
+    name = ""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                arrays[name] = file[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{path}: {name!r} holds Python objects, which are not loaded, since that could "
+                "run code. Save it as numbers or texts: numpy.asarray(x, dtype=…)."
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(
+            f"{path} is damaged at {name!r} ({reason.rstrip('.')}). Write it again with {_WRITTEN}."
+        ) from error
+    return arrays
 
 
 def _needed() -> str:
@@ -269,7 +322,7 @@ def _needed() -> str:
 def _table(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> ClassTable:
     counts = arrays["counts"]
     whole = counts.ndim == 1 and np.issubdtype(counts.dtype, np.number)
-    if not whole or not (np.isfinite(counts).all() and (counts == np.floor(counts)).all()):
+    if not whole or not (np.abs(counts) < 2**53).all() or (counts != np.floor(counts)).any():
         raise DataError(
             f"{path}: 'counts' has the shape {counts.shape} and the type {counts.dtype}; expected "
             "one whole number per class, the images it was trained with."

@@ -12,8 +12,12 @@ __all__ = ["fix_file_of"]
 
 
 def fix_file_of(done: Calibration, evidence: Evidence) -> FixFile:
-    """Return the chosen fix with its fitted map, its checkpoint and the images that chose it."""
+    """Return the chosen fix with its fitted map, its checkpoint and the images that chose it.
+
+    The classes go in too: a checkpoint may know less of them than the arrays or data did.
+    """
     hashes = evidence.hashes if evidence.hashes is not None else np.empty(0, dtype=np.uint64)
+    table = evidence.classes
     before, after = done.before.figures.balanced, done.chosen.figures.balanced
     return FixFile(
         methods=tuple(MethodEntry.model_validate(one) for one in done.chosen.methods()),
@@ -32,4 +36,6 @@ def fix_file_of(done: Calibration, evidence: Evidence) -> FixFile:
             notes=(done.reason,),
             hashes=FixSelection.packed(hashes),
         ),
+        class_names=table.names if table.is_named else None,
+        train_counts=table.counts,
     )

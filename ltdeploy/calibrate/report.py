@@ -25,6 +25,7 @@ def render_report(result: Mapping[str, Any], *, title: str) -> str:
     result = plain(dict(result))
     view = {
         "groups": result["groups"],
+        "images": "validation",
         "names": {"before": "No fix", "after": result["chosen"]["name"]},
         "crowded": is_crowded(result["classes"]),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..webpage.pieces import IntervalScale, mark, number, signed, whole
+from ..webpage.pieces import IntervalScale, breakable, mark, number, signed, whole
 from ..webpage.sections import group_sizes, terms
 
 __all__ = ["OBJECTIVES", "accuracies", "confidences", "ranking", "steps"]
@@ -79,25 +79,27 @@ def ranking(result: Mapping[str, Any]) -> str:
     before = methods[0]["objective"]["value"]
     figures = [m["objective"][end] for m in methods for end in ("value", "low", "high")]
     at = next((f for f in (before, *figures) if f is not None), 0.0)
-    scale = IntervalScale(figures, line=(at, f"no fix {number(before, 1)}"))
+    scale = IntervalScale(figures, line=(at, "no fix"))
     limit = result["max_head_loss"]
     bound = "95 % interval" if limit is None else f"at least {number(-limit, 1)}"
+    best = _best(limit)
     heads = [
         _head("Method", "text"),
         _head("Standing", "text"),
         _head(name, "high", "95 % interval"),
-        f'<th scope="col">{scale.axis()}</th>',
-        _head("Against the best", "high", "± standard error"),
+        f'<th scope="col" class="plot">{scale.axis()}</th>',
+        _head(best, "high", "± standard error"),
         _head(f"Change of {head}", "high", bound),
         _head("Learns", "low", "numbers"),
     ]
-    rows = "".join(_ranking_row(m, scale, limit) for m in methods)
+    labels = (name, best, f"Change of {head}", "Learns")
+    rows = "".join(_ranking_row(m, scale, limit, labels) for m in methods)
     return f"""<section aria-labelledby="methods"><h2 id="methods">Which method</h2>
 <p class="lead">Every method was fitted on all folds of the images but one and then answered that
 one, in turn: each figure comes from images that had no part in what they measure. The thin
 vertical is the model without a fix; a bar is the interval in which the true figure plausibly
 lies.</p>
-{_table("Methods", heads, rows)}
+{_table("Methods", heads, rows, "cards")}
 {terms(_ranking_terms(result))}</section>"""
 
 
@@ -180,7 +182,15 @@ def _value(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _ranking_row(method: Mapping[str, Any], scale: IntervalScale, limit: float | None) -> str:
+def _best(limit: float | None) -> str:
+    """Return what methods are measured against, which too costly ones can surpass."""
+    return "Against the best" if limit is None else "Against the best allowed"
+
+
+def _ranking_row(
+    method: Mapping[str, Any], scale: IntervalScale, limit: float | None, labels: Sequence[str]
+) -> str:
+    """Return one method; `labels` name its figures where a narrow screen shows no heads."""
     figures, behind, change = method["objective"], method["behind"], method["head_change"]
     style, standing = _STANDINGS.get(method["status"], ("equal", escape(method["status"])))
     details = [
@@ -197,18 +207,24 @@ def _ranking_row(method: Mapping[str, Any], scale: IntervalScale, limit: float |
         gap = signed(behind["value"])
         if behind["standard_error"]:
             gap += _small(f"± {number(behind['standard_error'], 2)}")
-    costly = limit is not None and change["value"] is not None and change["value"] < -limit
+    least = change["value"] if change["low"] is None else change["low"]
+    costly = limit is not None and least is not None and least < -limit - 1e-9
     is_start = method["status"] == "before"
     changed = (
         "–" if is_start else f"{signed(change['value'], 1)}{_small(_interval(change, 1, signed))}"
     )
     cells = [
-        f'<td data-value="{standing}">{mark(style, standing)}</td>',
-        _figure(figures, 1),
-        f"<td>{plot}</td>",
-        _cell(behind["value"], gap),
-        _cell(None if is_start else change["value"], changed, "past" if costly else ""),
-        _cell(method["freedom"], whole(method["freedom"])),
+        f'<td class="standing" data-value="{standing}">{mark(style, standing)}</td>',
+        _figure(figures, 1, label=labels[0]),
+        f'<td class="plot">{plot}</td>',
+        _cell(behind["value"], gap, label=labels[1]),
+        _cell(
+            None if is_start else change["value"],
+            changed,
+            "past" if costly else "",
+            label=labels[2],
+        ),
+        _cell(method["freedom"], whole(method["freedom"]), label=labels[3]),
     ]
     return _row(method, f"{_name(method)}{small}", cells)
 
@@ -219,8 +235,12 @@ def _ranking_terms(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     lost = (
         "any loss was allowed here"
         if limit is None
-        else (f"methods that cost it more than {number(limit, 1)} points are too costly")
+        else f"methods that may cost it more than {number(limit, 1)} points, by the lower end of "
+        "the interval, are too costly"
+        if limit
+        else "methods that may cost it anything are too costly"
     )
+    above = "" if limit is None else " One that is too costly can stand above it."
     return [
         group_sizes(result["groups"], result["classes"]),
         (
@@ -234,9 +254,9 @@ def _ranking_terms(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             "others are behind, or too costly.",
         ),
         (
-            "Against the best",
+            _best(limit),
             "Difference to the best method that is not too costly, in points on the same images; "
-            "the standard error says by how much it would vary with other images.",
+            f"the standard error says by how much it would vary with other images.{above}",
         ),
         (
             f"Change of {head}",
@@ -259,12 +279,8 @@ def _folds(values: Sequence[float | None]) -> str:
 
 
 def _name(method: Mapping[str, Any]) -> str:
-    """Return a method's name, to be broken between its words."""
-    name = escape(method["name"])
-    for sign in "_:+=,":
-        name = name.replace(sign, f"{sign}<wbr>")
     hidden = ' <span class="hidden-text">(chosen)</span>' if method["status"] == "chosen" else ""
-    return f"{name}{hidden}"
+    return f"{breakable(method['name'])}{hidden}"
 
 
 def _row(method: Mapping[str, Any], head: str, cells: Sequence[str]) -> str:
@@ -279,25 +295,29 @@ def _head(text: str, sort: str, beneath: str = "") -> str:
     return f'<th scope="col"{style} data-sort="{sort}">{escape(text)}{small}</th>'
 
 
-def _table(label: str, heads: Sequence[str], rows: str) -> str:
+def _table(label: str, heads: Sequence[str], rows: str, style: str = "pinned") -> str:
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {label}">'
-        f'<table class="plain sortable methods"><thead><tr>{"".join(heads)}</tr></thead>'
+        f'<table class="plain sortable methods {style}"><thead><tr>{"".join(heads)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _cell(value: float | None, shown: str, style: str = "") -> str:
+def _cell(value: float | None, shown: str, style: str = "", *, label: str = "") -> str:
     data = "" if value is None else f"{value:.6g}"
-    return f'<td class="{f"num {style}".strip()}" data-value="{data}">{shown}</td>'
+    told = f'data-label="{escape(label)}" ' if label else ""
+    return f'<td class="{f"num {style}".strip()}" {told}data-value="{data}">{shown}</td>'
 
 
-def _figure(figure: Mapping[str, Any] | None, digits: int, beneath: str = "") -> str:
+def _figure(
+    figure: Mapping[str, Any] | None, digits: int, beneath: str = "", *, label: str = ""
+) -> str:
     if figure is None or figure["value"] is None:
-        return _cell(None, "–")
+        return _cell(None, "–", label=label)
     shown = number(figure["value"], digits)
     named = f'<small class="name">{escape(beneath)}</small>' if beneath else ""
-    return _cell(figure["value"], f"{shown}{_small(_interval(figure, digits))}{named}")
+    text = f"{shown}{_small(_interval(figure, digits))}{named}"
+    return _cell(figure["value"], text, label=label)
 
 
 def _interval(figure: Mapping[str, Any], digits: int, show: Any = number) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..webpage import Download, sections
-from ..webpage.pieces import mark, number, signed, tint, whole
+from ..webpage.pieces import breakable, mark, number, sentence, signed, tint, whole
 from .report_methods import OBJECTIVES, steps
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _LONG_SENTENCE = 160
+_CONFIDENCE_ONLY = "temperature"
 _STROKES = {"before": "dashed", "after": ""}
 
 
@@ -51,24 +52,30 @@ def banner(result: Mapping[str, Any]) -> str:
         if all(figure is not None for figure in pair):
             facts.append((group, _move(*pair)))
     limit = result["max_head_loss"]
-    allowed = "no limit" if limit is None else f"{number(limit, 1)} points"
+    allowed = "no limit" if limit is None else f"{number(limit, 1)} points" if limit else "nothing"
     facts += [
         (f"{result['groups'][0]} may lose", allowed),
         (f"images in {whole(result['folds'])} folds", whole(result["images"])),
         ("classes", whole(len(result["classes"]))),
     ]
-    learns = after["freedom"] > 0
-    style = "pass" if learns else "inconclusive"
-    signs = mark(style, f"Chosen: {escape(chosen['name'])}" if learns else "No fix chosen")
+    decides = any(step["method"] != _CONFIDENCE_ONLY for step in chosen["methods"])
+    style, applied = "pass" if decides else "inconclusive", steps(chosen["methods"])
+    if decides:
+        signs = mark("pass", f"Chosen: {escape(chosen['name'])}")
+        applied = f"Applied in this order: {applied}."
+    elif applied:
+        signs = mark("equal", "Only the confidence changes")
+        applied = f"The fix file holds {applied}, for honest confidence; no answer changes."
+    else:
+        signs = mark("equal", "No fix chosen")
     warnings = result["warnings"]
     if warnings:
         count = whole(len(warnings))
         signs += mark("warned", f"{count} {'warning' if len(warnings) == 1 else 'warnings'}")
     long = ' class="long"' if len(chosen["reason"]) > _LONG_SENTENCE else ""
-    applied = steps(chosen["methods"])
-    shown = f'<p class="steps">Applied in this order: {escape(applied)}.</p>' if applied else ""
+    shown = f'<p class="steps">{escape(applied)}</p>' if applied else ""
     notes = "".join(
-        f"<li>{mark('warned', 'Warning')}<span>{escape(w)}</span></li>" for w in warnings
+        f"<li>{mark('warned', 'Warning')}<span>{sentence(w)}</span></li>" for w in warnings
     )
     return (
         f'<section class="verdict {style}" aria-labelledby="verdict">'
@@ -94,12 +101,14 @@ def sweep(result: Mapping[str, Any]) -> str:
     return f"""<section aria-labelledby="sweep-head">
 <h2 id="sweep-head">What each value of a parameter would do</h2>
 <p class="lead">To the left the fix is mild, to the right strong: what rare classes win, frequent
-ones pay. The best point of a curve was picked on the very images of the curve, so it flatters a
-little; the tables do not.</p>{sections.NO_SCRIPT}
-<p class="choice"><label>Method <select id="sweep-method">{options}</select></label></p>
+ones pay. A method's best value was picked on the very images of its curve, so what stands here
+flatters a little; the figures of the tables are from held-out folds and do not.</p>
+{sections.NO_SCRIPT}
+<p class="choice"><label>Method <select id="sweep-method">{options}</select></label>
+<output id="sweep-note" for="sweep-method"></output></p>
 <ul class="legend">{groups}<li><span class="stroke"></span>balanced</li>
 <li><span class="stroke mid"></span>overall</li><li><span class="stroke dotted"></span>harmonic</li>
-<li><span class="upright"></span>chosen value</li></ul>
+<li><span class="upright"></span>this method's best value</li></ul>
 <div class="chart"><canvas id="sweep" role="img"></canvas></div>
 <p class="reader"><label for="sweep-value">Read the curves at</label>
 <input type="range" id="sweep-value" min="0" value="0"><output id="sweep-at" for="sweep-value">
@@ -142,7 +151,7 @@ def confidence(result: Mapping[str, Any]) -> str:
 confidence exceeds its accuracy: 0 is honest, and more is what models promise on classes they have
 seen little of and do not hold.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Table: Confidence before and after">
-<table class="plain"><thead><tr><th scope="col" rowspan="2">Images of</th>
+<table class="plain pinned"><thead><tr><th scope="col" rowspan="2">Images of</th>
 <th scope="col" rowspan="2" class="num">Images</th>{heads}</tr><tr>{pair * 4}</tr></thead>
 <tbody>{rows}</tbody></table></div></section>"""
 
@@ -151,8 +160,8 @@ def class_table() -> str:
     """Return the frame of the class table; its rows come from the embedded result."""
     return sections.class_table(
         "Before is the model without a fix, after the chosen one, both in per cent; Δ is the "
-        "change in points. With few test images a class moves by chance: one image of three is 33 "
-        "points. Judge such classes by their group."
+        "change in points. With few validation images a class moves by chance: one image of three "
+        "is 33 points. Judge such classes by their group."
     )
 
 
@@ -161,7 +170,8 @@ def skipped(result: Mapping[str, Any]) -> str:
     if not result["skipped"]:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(one["method"])}</th><td>{escape(one["reason"])}</td></tr>'
+        f'<tr><th scope="row">{breakable(one["method"])}</th>'
+        f"<td>{sentence(one['reason'])}</td></tr>"
         for one in result["skipped"]
     )
     return f"""<section aria-labelledby="skipped"><h2 id="skipped">Not tried</h2>

@@ -13,33 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__, _optional
-from ..arrays import FloatArray, IntArray, sigmoid
+from ..arrays import IntArray
 from ..classes import ClassTable
-from ..errors import FixError, UsageError
-from ..fixes import TargetPrior, stratified_folds
+from ..errors import DataError, FixError, UsageError
+from ..fixes import MappedLogits, TargetPrior, stratified_folds
 from ..metrics import (
     Bootstrap,
     Figure,
     Figures,
     figures_of,
-    reliability,
-    top1_of_logits,
     wilson_interval,
 )
 from ..progress import Tracker, silent
-from .candidates import Candidate, Skipped, candidates
+from .candidates import Candidate, Skipped, candidates, parse_candidate
 from .choice import Contestant, compare, paired_difference, reason_for
-from .crossval import HeldOut, cross_validate, fit_on_all, held_out_logits
+from .crossval import HeldOut, cross_validate, fit_on_all, settle
+from .details import changes_of, confidence_of, sweep_of
 from .evidence import Evidence
 from .objective import Aim, Strata, best_value, likelihood_weights, strata_of
-from .result import Calibration, ClassChange, Confidence, MethodResult, Sweep
-from .warn import warnings_of
+from .result import Calibration, MethodResult
+from .warn import warnings_of, warnings_of_choice
 
 __all__ = ["calibrate"]
 
-_SHORTEST_SWEEP = 5
 _BEFORE = "none"
 _MOST_THREADS = 8
+_MOST_COPIED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +51,8 @@ class _Tried:
     correct: npt.NDArray[np.bool_]
     figures: Figures
     freedom: int
+    mapped: MappedLogits
+    last_resort: bool = False
 
     @property
     def candidate(self) -> Candidate:
@@ -79,6 +80,8 @@ def calibrate(
     this one: a leak of a choice between four numbers. τ has no such leak.) Chosen is the simplest
     method within one standard error of the best, the error being that of the paired difference
     (the rule of Breiman et al. 1984, *Classification and regression trees*, §3.4.3, on pairs).
+    To leave all decisions as they are is always among the choices; where methods are named, it is
+    taken only if none of them comes near, and not if the evidence is forced.
 
     Parameters
     ----------
@@ -92,17 +95,19 @@ def calibrate(
     Raises
     ------
     UsageError
-        For fewer than two folds, no method, or a target prior of other classes than there are.
+        For fewer than two folds, no method, a target prior of other classes than there are, or
+        no validation image of the group that is to be maximised or protected.
     FixError
         If a method asked for by name does not apply, or none does.
     """
     aim = aim or Aim()
     if folds < 2:
-        raise UsageError(f"--folds is {folds}; expected 2 or more.")
+        raise UsageError(f"The number of folds is {folds}; expected 2 or more.")
     if methods is not None and not methods:
         raise UsageError("No method is named; name one, or leave it to ltdeploy (auto).")
     labels, table = evidence.labels, evidence.classes
     _check_prior(aim, labels, table)
+    _check_groups(aim, labels, table)
     fold = stratified_folds(labels, min(folds, len(labels)), seed)
     bootstrap = Bootstrap(labels, table, seed=seed)
     strata = strata_of(labels, table, aim)
@@ -111,7 +116,11 @@ def calibrate(
     unfixed = evidence.logits.argmax(axis=1) == labels
 
     found, skipped = candidates(methods, evidence.context)
-    if aim.target_prior is not None and methods is None:
+    last_resort: Candidate | None = None
+    if all(one.changes_decisions for one in found) and not evidence.context.force:
+        last_resort = parse_candidate("temperature")
+        found = (*found, last_resort)
+    if aim.target_prior is not None and not aim.estimated and methods is None:
         prior = TargetPrior(tuple(aim.target_prior.tolist()))
         found = (*found, Candidate("target_prior", ((prior,),)))
     tried: list[_Tried] = []
@@ -119,15 +128,15 @@ def calibrate(
     job = _Job(evidence, fold, unfixed, strata, bootstrap, aim)
     for candidate, outcome in track(_in_threads(job, found), total=len(found), label="methods"):
         if isinstance(outcome, _Tried):
-            tried.append(outcome)
-        elif methods is not None:
+            tried.append(replace(outcome, last_resort=candidate is last_resort))
+        elif methods is not None and candidate is not last_resort:
             raise outcome
         else:
             left_out.append(Skipped(candidate.name, str(outcome)))
     if not tried:
         raise FixError(f"No method could be fitted. {left_out[0].reason}")
 
-    contestants = [Contestant(t.candidate.name, t.freedom, t.correct) for t in tried]
+    contestants = [Contestant(t.candidate.name, t.freedom, t.correct, t.last_resort) for t in tried]
     standings = compare(contestants, unfixed, strata, bootstrap.multiplicities, aim)
     chosen = next(i for i, standing in enumerate(standings) if standing.status == "chosen")
     fix, t = fit_on_all(tried[chosen].held_out, tried[chosen].place, evidence.context)
@@ -157,8 +166,10 @@ def calibrate(
     raw = _before(evidence, unfixed, strata, bootstrap, aim, before, best)
     ranked = sorted(results, key=lambda result: (-(result.objective.value or 0.0), result.freedom))
     winner = results[chosen]
-    shown = " + ".join(fix.describe() for fix in winner.fixes)
-    after = held_out_logits(tried[chosen].held_out, tried[chosen].per_fold, evidence.context, fold)
+    # A strength of 0 that the limit left over is no fix to speak of.
+    same = np.array_equal(tried[chosen].correct, unfixed)
+    shown = "" if same else " + ".join(fix.describe() for fix in winner.fixes)
+    groups = [name for name in table.rule.names if name in strata.groups]
     return Calibration(
         classes=table,
         images=len(labels),
@@ -167,15 +178,22 @@ def calibrate(
         methods=(raw, *ranked),
         chosen=winner,
         fix=fix,
-        reason=reason_for(contestants, standings, before, gain, aim, shown),
-        warnings=warnings_of(evidence, aim),
+        reason=reason_for(contestants, standings, before, gain, aim, shown, groups[0]),
+        warnings=(
+            *warnings_of(evidence, aim),
+            *warnings_of_choice(raw, winner, tried[chosen].candidate, tried[chosen].place, aim),
+        ),
         skipped=tuple(left_out),
-        sweeps=tuple(_sweep(one, labels, strata) for one in tried if _is_sweep(one.candidate)),
+        sweeps=tuple(
+            sweep_of(one.held_out, one.place, labels, strata)
+            for one in tried
+            if one.candidate.is_sweep
+        ),
         confidence={
-            "before": _confidence(evidence.logits, evidence),
-            "after": _confidence(after, evidence),
+            "before": confidence_of(evidence.logits, evidence),
+            "after": confidence_of(tried[chosen].mapped, evidence),
         },
-        changes=_changes(labels, len(table), unfixed, tried[chosen].correct),
+        changes=changes_of(labels, len(table), unfixed, tried[chosen].correct),
         provenance={
             **(evidence.provenance or {}),
             "Images": f"{len(labels):,} in {int(fold.max()) + 1} folds, seed {seed}",
@@ -198,6 +216,24 @@ def _check_prior(aim: Aim, labels: IntArray, table: ClassTable) -> None:
         raise UsageError(
             "The target prior gives no share to any class that has validation images, so nothing "
             "can be chosen for it; add validation images of the classes that will be seen."
+        )
+
+
+def _check_groups(aim: Aim, labels: IntArray, table: ClassTable) -> None:
+    """Refuse to maximise, or to protect, a group without validation images."""
+    there = [name for name in table.rule.names if name in table.groups]
+    shown = set(np.array(table.groups)[labels].tolist())
+    if aim.objective == "few" and there[-1] not in shown:
+        raise UsageError(
+            f"--objective few is about the {there[-1]} group, and none of its "
+            f"{table.groups.count(there[-1])} classes has a validation image; add some, or choose "
+            "another objective."
+        )
+    if aim.max_head_loss is not None and there[0] not in shown:
+        raise UsageError(
+            f"--max-head-loss protects the {there[0]} group, and none of its "
+            f"{table.groups.count(there[0])} classes has a validation image; add some, or leave "
+            "it out."
         )
 
 
@@ -228,8 +264,12 @@ def _in_threads(
             return _try(candidate, job)
         except FixError as error:
             return error
+        except DataError as error:  # figures of fixed logits that overflowed
+            return FixError(f"{candidate.name}: what it answers cannot be used. {error}")
 
-    cores = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    # What learns from validation images copies four fifths of the logits for each fold.
+    room = max(1, _MOST_COPIED_BYTES // job.evidence.logits.nbytes)
+    cores = min(len(os.sched_getaffinity(0)), _MOST_THREADS, room)
     with limits.threadpool_limits(1), ThreadPoolExecutor(cores) as pool:
         # What learns most stands last and takes longest: begun first, no core waits for it alone.
         started = {id(one_of): pool.submit(one, one_of) for one_of in reversed(found)}
@@ -252,7 +292,7 @@ def _try(candidate: Candidate, job: _Job) -> _Tried:
         )
         per_fold.append(place)
         answered[own] = correct[own, place]
-    mapped = held_out_logits(held_out, per_fold, evidence.context, fold)
+    held_out, mapped = settle(held_out, per_fold, evidence.context, fold)
     return _Tried(
         held_out,
         best_value(correct, unfixed, strata, aim),
@@ -260,6 +300,7 @@ def _try(candidate: Candidate, job: _Job) -> _Tried:
         answered,
         figures_of(mapped, labels, table, bootstrap, evidence.activation),
         candidate.freedom(evidence.context),
+        mapped,
     )
 
 
@@ -304,62 +345,3 @@ def _objective(
     share = float(strata.overall @ correct)
     low, high = wilson_interval(share, 1.0 / float(strata.overall @ strata.overall))
     return Figure(100.0 * share, 100.0 * float(low), 100.0 * float(high))
-
-
-def _is_sweep(candidate: Candidate) -> bool:
-    return len(candidate.values) >= _SHORTEST_SWEEP
-
-
-def _sweep(one: _Tried, labels: IntArray, strata: Strata) -> Sweep:
-    correct = one.held_out.top1 == labels[:, None]
-    series = {
-        "overall": strata.values(correct, "overall"),
-        "balanced": strata.values(correct, "balanced"),
-        "harmonic": strata.values(correct, "harmonic"),
-    }
-    for name, weights in strata.groups.items():
-        series[name] = 100.0 * (weights @ correct)
-    candidate = one.candidate
-    assert candidate.parameter is not None
-    values = candidate.values
-    return Sweep(candidate.name, candidate.parameter, values, series, values[one.place])
-
-
-def _confidence(logits: FloatArray, evidence: Evidence) -> dict[str, Confidence]:
-    """Return the reliability of logits (N, C), of all images and of each group's."""
-    labels, table = evidence.labels, evidence.classes
-    top1, confidence = top1_of_logits(logits)
-    if evidence.activation == "sigmoid":
-        confidence = sigmoid(logits.max(axis=1)).astype(np.float32)
-    correct = top1 == labels
-    groups = np.array(table.groups)[labels]
-    sets = {"all": np.ones(len(labels), dtype=bool)}
-    sets |= {name: groups == name for name in table.rule.names}
-    found = {}
-    for name, own in sets.items():
-        some = bool(own.any())
-        found[name] = Confidence(
-            reliability(confidence[own], correct[own]),
-            100.0 * float(correct[own].mean()) if some else None,
-            100.0 * float(confidence[own].mean()) if some else None,
-        )
-    return found
-
-
-def _changes(
-    labels: IntArray,
-    classes: int,
-    unfixed: npt.NDArray[np.bool_],
-    fixed: npt.NDArray[np.bool_],
-) -> tuple[ClassChange, ...]:
-    images = np.bincount(labels, minlength=classes)
-    shares = [
-        100.0 * np.bincount(labels, weights=right, minlength=classes) / np.maximum(images, 1)
-        for right in (unfixed, fixed)
-    ]
-    return tuple(
-        ClassChange(label, int(n), float(before), float(after))
-        if n
-        else ClassChange(label, 0, None, None)
-        for label, (n, before, after) in enumerate(zip(images, *shares, strict=True))
-    )

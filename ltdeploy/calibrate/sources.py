@@ -85,6 +85,10 @@ def evidence_of_checkpoint(
         return found
 
     validation = logits_of(data.validation, align_labels(data.validation, table), "validation")
+    names = data.validation.class_names
+    if not table.is_named and names is not None and len(names) == len(table):
+        # Labels of a model without names go by position, so the data's names are the model's.
+        table = ClassTable(tuple(names), table.counts, table.rule)
     if model.train_hashes is not None:
         validation = _without_shared(
             data.validation, validation, model.train_hashes, "the checkpoint's own", warn
@@ -170,7 +174,8 @@ def estimated_prior(context: FixContext) -> npt.NDArray[np.float64]:
     """Return the prior of the target images, shape (C,), estimated without their labels.
 
     By bias-corrected temperature on the validation images, every class weighing the same, and
-    expectation maximisation (Alexandari et al. 2020, arXiv 1901.06852).
+    expectation maximisation (Alexandari et al. 2020, arXiv 1901.06852), smoothed towards a prior
+    along the training counts (:func:`~ltdeploy.fixes.estimate_prior_em`).
 
     Raises
     ------

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import FloatArray, IntArray
 from ..models.trained_with import BALANCED_LOSSES
+from .candidates import Candidate
 from .evidence import Evidence
 from .lean import measure_lean
 from .objective import Aim
+from .result import MethodResult
 
-__all__ = ["warnings_of"]
+__all__ = ["warnings_of", "warnings_of_choice"]
 
 _FEW_IMAGES = 3
 _SHOWN = 5
 _FAMILIAR = 0.995
 _PRIOR_DISTANCE = 0.1
+_SURE = 4.0  # standard deviations of chi-square that sampling does not explain
 
 
 def warnings_of(evidence: Evidence, aim: Aim) -> tuple[str, ...]:
@@ -65,26 +69,70 @@ def _familiar_images(evidence: Evidence) -> str:
 
 def _other_prior(evidence: Evidence, aim: Aim) -> str:
     classes = len(evidence.classes)
-    found = np.bincount(evidence.labels, minlength=classes) / len(evidence.labels)
+    counts = np.bincount(evidence.labels, minlength=classes)
     if aim.prior_name == "validation":
-        trained = evidence.classes.prior()
-        if np.abs(found - trained).sum() / 2 < _PRIOR_DISTANCE:
+        if not _differ(counts, evidence.classes.prior()):
             return ""
         return (
             "Accuracy over images is maximised as if classes came as often in use as in the "
-            "validation data, and these are distributed otherwise than the training data (total "
-            f"variation {np.abs(found - trained).sum() / 2:.2f}). Say --target-prior if use will "
-            "differ."
+            "validation data, and these are distributed otherwise than the training data. Say "
+            "--target-prior if use will differ."
+        )
+    if aim.prior_name == "estimated":
+        return (
+            "The target prior is an estimate from unlabelled images: figures and intervals are "
+            "what would hold if it were exact."
         )
     target = aim.target_prior if aim.target_prior is not None else np.full(classes, 1 / classes)
-    distance = float(np.abs(found - target).sum() / 2)
-    if distance < _PRIOR_DISTANCE:
+    if not _differ(counts, target):
         return ""
+    wanted = "equally" if aim.target_prior is None else "as your target prior says"
     return (
-        f"Classes come otherwise in the validation data than under the {aim.prior_name} prior that "
-        f"the fix is chosen for (total variation {distance:.2f}); images are weighted to make up "
-        "for it, and figures over all images (overall, NLL, ECE) are of the data as they are."
+        f"The validation images are not spread over the classes {wanted}; each is weighted so that "
+        "the choice is made as if they were. 'overall', NLL and ECE are of the images as they are."
     )
+
+
+def _differ(counts: IntArray, shares: FloatArray) -> bool:
+    """Return whether images per class are far from the shares, and not by chance of sampling."""
+    images = int(counts.sum())
+    if np.abs(counts / images - shares).sum() / 2 < _PRIOR_DISTANCE:
+        return False
+    expected = images * shares
+    chi_square = float(((counts - expected) ** 2 / np.maximum(expected, 1e-9)).sum())
+    freedom = len(shares) - 1
+    return chi_square > freedom + _SURE * float(np.sqrt(2 * freedom))
+
+
+def warnings_of_choice(
+    before: MethodResult, chosen: MethodResult, candidate: Candidate, place: int, aim: Aim
+) -> tuple[str, ...]:
+    """Return warnings about what was chosen, in sentences.
+
+    Parameters
+    ----------
+    before : the row of the model as it is.
+    place : of the chosen value among the candidate's.
+    """
+    found = []
+    values = candidate.values
+    if candidate.is_sweep and place == len(values) - 1:
+        found.append(
+            f"{candidate.parameter} = {values[-1]:g} is the largest value that was tried for "
+            f"{candidate.name}; more might reach more, at the frequent classes' cost."
+        )
+    average = (before.figures.balanced.value, chosen.figures.balanced.value)
+    if aim.objective in ("few", "harmonic") and None not in average:
+        lost = (average[0] or 0.0) - (average[1] or 0.0)
+        if lost > 0:
+            found.append(
+                f"Averaged over all classes accuracy falls by {lost:.1f} points, from "
+                f"{average[0]:.1f} to {average[1]:.1f} %. --max-head-loss bounds what the frequent "
+                "classes pay."
+            )
+    if chosen.note:
+        found.append(f"{chosen.name}: {chosen.note}")
+    return tuple(found)
 
 
 def _lean(evidence: Evidence) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError, did_you_mean
+from ..errors import UsageError
 from . import options as opt
 from .choice_table import report_choice
 from .output import Output, program, write_text
@@ -34,7 +35,9 @@ def calibrate(
     val: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Images that choose; not trained on.", rich_help_panel=_DATA
+            metavar="DATA",
+            help="Labelled images that choose, never trained on: a folder per class, .parquet, …",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     train: Annotated[
@@ -65,8 +68,8 @@ def calibrate(
     objective: Annotated[
         str | None,
         typer.Option(
-            metavar="balanced|few|harmonic|overall",
-            help="What to maximise. Default: balanced.",
+            metavar="WHAT",
+            help="What to maximise: balanced (the default), few, harmonic or overall.",
             rich_help_panel=_CHOICE,
         ),
     ] = None,
@@ -132,6 +135,9 @@ def calibrate(
     """Choose the post-hoc fix on validation data, and say how sure the choice is.
 
     Example: ltdeploy calibrate ckpt.pt --val val/ --out fix.json
+
+    From any framework: ltdeploy calibrate arrays.npz, made by numpy.savez("arrays.npz",
+    logits=…, labels=…, counts=…), and at will features, weight, bias and others.
     """
     output = Output(json, quiet)
     target_path, report_path = _output_paths(out, html, json, ckpt)
@@ -168,11 +174,7 @@ def calibrate(
                 )
         evidence = _evidence_of_arrays(ckpt, trained_with, force)
     else:
-        if val is None:
-            raise UsageError(
-                f"A fix is chosen on validation images and none were given; add --val DATA (images "
-                f"that {Path(ckpt).name} was not trained on), or give an .npz of logits."
-            )
+        val = _require_validation(ckpt, val)
         from ..datasets import read_classes
 
         loading = opt.load_options(
@@ -206,9 +208,28 @@ def calibrate(
     report_choice(output, done)
     output.say(f"Fix      {target_path}")
     output.say(f"Report   {report_path}")
-    if not ckpt.endswith(".npz"):
-        output.say(f"Next     {program()} export --fix {target_path} {ckpt}")
+    model = "YOUR_CHECKPOINT" if ckpt.endswith(".npz") else ckpt
+    output.say(f"Next     {program()} export --fix {target_path} {model}")
     return ExitCode.OK
+
+
+def _require_validation(ckpt: str, val: str | None) -> str:
+    path = Path(ckpt)
+    if path.suffix.lower() == ".npy":
+        raise UsageError(
+            f"{ckpt} holds one array; a choice needs three. Write them with numpy.savez("
+            '"arrays.npz", logits=…, labels=…, counts=…) and give that file.'
+        )
+    if path.suffix.lower() == ".parquet":
+        raise UsageError(
+            f"{ckpt} is data; the first argument is a checkpoint, and data stand behind --val."
+        )
+    if val is None:
+        raise UsageError(
+            "A fix is chosen on validation images and none were given; add --val DATA (images "
+            f"that {path.name or 'the model'} was not trained on), or give an .npz of logits."
+        )
+    return val
 
 
 def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tuple[Path, Path]:
@@ -216,6 +237,11 @@ def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tu
     fix = Path(out)
     if fix.suffix != ".json":
         raise UsageError(f"--out is {out!r}; expected a name that ends in .json, like fix.json.")
+    if fix.is_file() and not _is_a_fix(fix):
+        raise UsageError(
+            f"--out is {out!r}, and the file there is no fix of ltdeploy's; it is left alone. "
+            "Choose another name."
+        )
     report = fix.with_suffix(".html") if html is None else Path(html)
     written = {"--out": fix, "--html": report}
     if json is not None and json != "-":
@@ -226,28 +252,20 @@ def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tu
             raise UsageError(f"{option} is {str(path)!r} and its folder does not exist; make it.")
         if path.is_dir():
             raise UsageError(f"{option} is {str(path)!r}, a folder; expected a file.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{option} is {str(path)!r} and cannot be written there.")
         other = taken.setdefault(path.resolve(), option)
         if other != option:
             raise UsageError(f"{option} would overwrite {other}, {str(path)!r}; choose another.")
     return fix, report
 
 
-def _trained_with(told: str | None) -> str | None:
-    """Return ``--trained-with`` by its one name; refuse what is nearly one that we know.
-
-    Losses that do not correct for the prior are many and pass as they are. A misspelt one that does
-    would pass too, and its model be corrected twice.
-    """
-    from ..models.trained_with import BALANCED_LOSSES, loss_name, sampler_name
-
-    known = (*sorted(BALANCED_LOSSES), "cross_entropy")
-    loss = loss_name(told)
-    if told is None or loss in known:
-        return loss
-    hint = did_you_mean(told, known)
-    if sampler_name(told) is None and hint:
-        raise UsageError(f"--trained-with is {told!r}, which is unknown.{hint}")
-    return sampler_name(told) or loss
+def _is_a_fix(path: Path) -> bool:
+    """Return whether a file looks like a fix file, of any version, damaged or not."""
+    try:
+        return '"methods"' in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _method_names(method: list[str] | None) -> list[str] | None:
@@ -268,12 +286,13 @@ def _cache_folder(cache: str | None, no_cache: bool) -> Path | None:
 
 def _evidence_of_arrays(path: str, trained_with: str | None, force: bool) -> Evidence:
     from ..calibrate import read_npz
-    from ..models.trained_with import loss_name
+    from ..models.trained_with import resolve_trained_with
 
-    told = _trained_with(trained_with)
-    evidence = read_npz(Path(path))
-    told = told or loss_name(evidence.context.trained_with)
-    return replace(evidence, context=replace(evidence.context, trained_with=told, force=force))
+    told = resolve_trained_with(trained_with, "--trained-with")
+    evidence = read_npz(Path(path), force=force)
+    if told is None:
+        return evidence
+    return replace(evidence, context=replace(evidence.context, trained_with=told))
 
 
 def _evidence_of_images(
@@ -288,9 +307,10 @@ def _evidence_of_images(
     from ..calibrate import DataSources, evidence_of_checkpoint
     from ..datasets import open_dataset, open_unlabelled
     from ..models.classifier import LoadOptions, load_checkpoint
+    from ..models.trained_with import resolve_trained_with
 
     assert isinstance(loading, LoadOptions)
-    told = _trained_with(trained_with)
+    told = resolve_trained_with(trained_with, "--trained-with")
     val, train, target, root = specs
     model = load_checkpoint(Path(ckpt), options=loading)
     data = DataSources(
@@ -334,4 +354,5 @@ def _aim(
     chosen = objective or ("balanced" if prior is None else "overall")
     if target_prior == "uniform" and chosen == "overall":
         chosen = "balanced"
-    return Aim(chosen, prior, max_head_loss)  # type: ignore[arg-type]
+    estimated = prior is not None and target_prior is None
+    return Aim(chosen, prior, max_head_loss, estimated)  # type: ignore[arg-type]

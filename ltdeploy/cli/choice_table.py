@@ -20,7 +20,7 @@ def report_choice(output: Output, done: Calibration) -> None:
     groups = [name for name in done.classes.rule.names if done.before.figures.groups.get(name)]
     rows = [
         {
-            "method": f"{'→ ' if m is done.chosen else '  '}{_shown(m)}",
+            "method": f"{_sign(m, done)}{_shown(m)}",
             "learnt": f"{m.freedom:,}",
             **{name: _one(m.figures.groups[name]) for name in groups},
             "balanced": _one(m.figures.balanced),
@@ -44,6 +44,11 @@ def report_choice(output: Output, done: Calibration) -> None:
         "column is what was maximised, with its 95 % interval."
         + ("" if columns == every else " The report has all figures.")
     )
+    if any(m.status == "too costly for the head" for m in done.methods):
+        output.say(
+            f"✗ does not rule out, with its 95 % interval, that the {groups[0]} group loses more "
+            f"than {done.aim.max_head_loss:g} points."
+        )
     reasons: dict[str, list[str]] = {}
     for one in done.skipped:
         told = one.reason.removeprefix(f"{one.method}: ")
@@ -53,6 +58,12 @@ def report_choice(output: Output, done: Calibration) -> None:
     for text in done.warnings:
         output.warn(text)
     output.say(f"Chosen   {done.reason}")
+
+
+def _sign(method: MethodResult, done: Calibration) -> str:
+    if method is done.chosen:
+        return "→ "
+    return "✗ " if method.status == "too costly for the head" else "  "
 
 
 def _columns_that_fit(

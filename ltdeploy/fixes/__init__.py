@@ -14,8 +14,15 @@ from .fix_file import (
     read_fix_file,
     write_fix_file,
 )
-from .held_out import fit_per_fold, mapped_blocks, part_of, stratified_folds, top1_per_fold
-from .label_shift import LabelShift, estimate_prior_em
+from .held_out import (
+    MappedLogits,
+    fit_per_fold,
+    mapped_blocks,
+    part_of,
+    stratified_folds,
+    top1_per_fold,
+)
+from .label_shift import LabelShift
 from .logit_adjustment import LogitAdjustment
 from .logit_map import LogitMap
 from .maps import Blend, Chain, LogSoftmax, NewHead, compose, steps_of
@@ -26,11 +33,12 @@ from .platt import Platt
 from .retraining import ClassifierRetraining
 from .scaling import BiasCorrectedTemperature, LearnableWeightScaling, VectorScaling
 from .selection import Choice, FittedFix, choose_strength, fit_fixes
+from .shift_em import estimate_prior_em
 from .spec import FIXES, FixSpec, parse_spec
 from .sweep import sweep_maps
 from .target_prior import TargetPrior
 from .tau_norm import TauNorm
-from .temperature import Temperature, fit_temperature
+from .temperature import Temperature, TemperatureFit, find_temperature, fit_temperature
 
 __all__ = [
     "BALANCED_LOSSES",
@@ -57,6 +65,7 @@ __all__ = [
     "LogSoftmax",
     "LogitAdjustment",
     "LogitMap",
+    "MappedLogits",
     "MatrixScaling",
     "Member",
     "MethodEntry",
@@ -67,6 +76,7 @@ __all__ = [
     "TargetPrior",
     "TauNorm",
     "Temperature",
+    "TemperatureFit",
     "VectorScaling",
     "choose_strength",
     "combine",
@@ -75,6 +85,7 @@ __all__ = [
     "decode",
     "encode",
     "estimate_prior_em",
+    "find_temperature",
     "fit_chain",
     "fit_ensemble",
     "fit_fixes",

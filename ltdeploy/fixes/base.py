@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, final
 
@@ -126,6 +127,11 @@ class Fix(ABC):
         """Whether fitting looks at labelled validation images."""
         return "validation" in self.needs
 
+    @classmethod
+    def takes_prior_off(cls, parameters: Mapping[str, object]) -> bool:
+        """Whether a fix with these parameters divides by the training prior: once is right."""
+        return False
+
     @abstractmethod
     def freedom(self, context: FixContext) -> int:
         """Return how many numbers are learnt from data: of two methods the simpler has fewer."""
@@ -192,6 +198,23 @@ def require_numbers(method: str, name: str, values: object) -> npt.NDArray[np.fl
             f'"parameters": {{"{name}": [1, 1, 10]}}}}]}}, used as --fix FILE.json.'
         )
     return array.astype(np.float64)
+
+
+def require_uncorrected(
+    method: str, trained_with: str | None, *, force: bool, instead: str = ""
+) -> None:
+    """Refuse to take the training prior off a model whose training corrected for it already.
+
+    Parameters
+    ----------
+    instead : what else to do, ending in a comma.
+    """
+    if trained_with in BALANCED_LOSSES and not force:
+        raise FixError(
+            f"The model was trained with {trained_with}, which already corrects for the training "
+            f"prior; {method} would correct twice. Leave it out,{instead} or insist with --force "
+            "(force=True in Python) if that record is wrong."
+        )
 
 
 def require_softmax(context: FixContext, method: str) -> None:

@@ -72,9 +72,7 @@ class DisAlign(Fix):
     grid: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.75, 1.0, 1.2, 1.5)
 
     def __post_init__(self) -> None:
-        require_number(
-            self.method, "rho", self.rho, low=0, inclusive=True, option="--fix disalign:rho=1"
-        )
+        require_number(self.method, "rho", self.rho, low=0, inclusive=True, option="disalign:rho=1")
 
     def _map(self, context: FixContext) -> Blend:
         assert context.head is not None

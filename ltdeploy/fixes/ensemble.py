@@ -63,7 +63,8 @@ class Ensemble:
 
     Attributes
     ----------
-    weights : one per member, those of the full members adding up to one.
+    weights : one per member, those of the full members adding up to one; an expert's is relative
+        to them on its own classes, at most 10⁶, where it alone is listened to.
     boost : what is added to the combined log-probabilities: one number per frequency group.
     """
 

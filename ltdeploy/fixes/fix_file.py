@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
-from ..errors import FixError, did_you_mean
+from ..classes import ClassTable
+from ..errors import DataError, FixError, did_you_mean
 from ..files import write_whole
+from .affine import AffineMap
 from .encoding import ArrayEntry, MethodEntry, SelectionEntry, Step, Strict, decode
 from .logit_map import LogitMap
+from .maps import NewHead, compose, steps_of
 from .spec import FIXES, FixSpec, parse_spec
 
 __all__ = [
@@ -27,6 +31,8 @@ __all__ = [
 
 _SCHEMA = 1
 _LARGEST_FILE_BYTES = 256 << 20
+_MOST_STEPS = 32
+_LARGEST_NUMBER = 1e30  # times any logit it is still far from float32's end, 3.4e38
 _EXAMPLE = '{"schema": 1, "methods": [{"method": "tau_norm", "parameters": {"tau": 0.7}}]}'
 
 
@@ -68,19 +74,24 @@ class FixFile(Strict):
     steps : the fitted map; None where the methods are still to be fitted.
     checkpoint : what it was fitted on; None where that is not known.
     selected_on : the images that chose it; None where none did.
+    class_names, train_counts : of the classes it was fitted for, in label order; None where they
+        were not known.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    methods: tuple[MethodEntry, ...]
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
+    methods: Annotated[tuple[MethodEntry, ...], Field(max_length=_MOST_STEPS)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=_MOST_STEPS)] | None = None
     checkpoint: CheckpointEntry | None = None
     selected_on: FixSelection | None = None
+    class_names: tuple[str, ...] | None = None
+    train_counts: tuple[Annotated[int, Field(strict=True, ge=0)], ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> FixFile:
         if self.steps is None:
-            if self.checkpoint is not None or self.selected_on is not None:
-                raise ValueError("there are 'checkpoint' or 'selected_on', which need 'steps'")
+            for key in ("checkpoint", "selected_on", "class_names", "train_counts"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"there is {key!r}, which needs 'steps'")
             self.specs()
             return self
         for entry in self.methods:
@@ -89,8 +100,21 @@ class FixFile(Strict):
                     f"Unknown fix {entry.method!r}; expected one of {', '.join(FIXES)}."
                     f"{did_you_mean(entry.method, FIXES)}"
                 )
-        decode(self.steps)
+        fitted = _usable(self.steps)
+        if not self.methods and not fitted.is_identity:
+            raise ValueError("there are 'steps' and in 'methods' nothing that made them")
+        self._require_classes(fitted.classes)
         return self
+
+    def _require_classes(self, classes: int) -> None:
+        for key in ("class_names", "train_counts"):
+            told = getattr(self, key)
+            if told is not None and len(told) != classes:
+                raise ValueError(f"{key!r} has {len(told)} entries and 'steps' {classes} classes")
+        try:
+            ClassTable.from_counts(self.train_counts or [1] * classes, self.class_names)
+        except DataError as error:
+            raise FixError(str(error)) from error
 
     def specs(self) -> list[FixSpec]:
         """Return the methods as fixes to be fitted."""
@@ -148,6 +172,11 @@ def read_fix_file(path: Path) -> FixFile:
         If the file is absent, is not JSON, is of another schema, or anything in it is not as
         specified; the text says where.
     """
+    if not path.exists():
+        raise FixError(
+            f"There is no fix file at {path}; 'ltdeploy calibrate CKPT --val DATA --out {path}' "
+            "writes one."
+        )
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise FixError(f"The fix file {path} is larger than {_LARGEST_FILE_BYTES >> 20} MiB.")
@@ -155,7 +184,10 @@ def read_fix_file(path: Path) -> FixFile:
     except OSError as error:
         raise FixError(f"Cannot read the fix file {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise FixError(f"The fix file {path} is not JSON: {error}.") from error
+        raise FixError(
+            f"The fix file {path} is not JSON ({error}): it was cut short or damaged. Write it "
+            "again with 'ltdeploy calibrate'."
+        ) from error
     if not isinstance(content, dict):
         raise FixError(f"The fix file {path} is not a JSON object; expected {_EXAMPLE}.")
     for key in ("schema", "methods"):
@@ -174,11 +206,44 @@ def read_fix_file(path: Path) -> FixFile:
         raise FixError(f"The fix file {path} cannot be used: {error}") from error
 
 
+def _usable(steps: tuple[Step, ...]) -> LogitMap:
+    """Return the map of the steps; refuse one that float32 cannot hold or that loses everything."""
+    singles = [decode((step,)) for step in steps]
+    _require_moderate(singles)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        whole = compose(*singles)
+    _require_moderate(steps_of(whole))
+    for step in steps_of(whole):
+        rows = step.scale if isinstance(step, AffineMap) else None
+        if isinstance(step, NewHead):
+            rows = step.weight
+        if rows is not None and not (np.ptp(rows, axis=0).any() if rows.ndim == 2 else rows.any()):
+            raise FixError(
+                "the map gives every image the same answer: it does not look at the logits or "
+                "features. Write it again with 'ltdeploy calibrate'."
+            )
+    return whole
+
+
+def _require_moderate(steps: Iterable[LogitMap]) -> None:
+    for step in steps:
+        for name, value in vars(step).items():
+            largest = 0.0 if value is None else float(np.abs(value).max(initial=0.0))
+            if largest > _LARGEST_NUMBER:
+                raise FixError(
+                    f"the {name} of the {type(step).__name__} holds {largest:g}, with which logits "
+                    f"overflow in float32; expected numbers up to {_LARGEST_NUMBER:g}. Write it "
+                    "again with 'ltdeploy calibrate'."
+                )
+
+
 def _complaint(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         key = str(first["loc"][0])
         known = [field.alias or name for name, field in FixFile.model_fields.items()]
         return f"has the unknown key {key!r}.{did_you_mean(key, known)}"
+    if first["type"] == "too_long":
+        return f"has more than {_MOST_STEPS} {first['loc'][0]}, which no fix takes."
     where = ".".join(str(part) for part in first["loc"]) or "the top"
-    return f"is not valid at {where}: {first['msg']}."
+    return f"is not valid at {where}: {first['msg'].removeprefix('Value error, ')}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from .base import Fix, FixContext
 from .chain import fit_chain
 from .logit_map import LogitMap
 
-__all__ = ["fit_per_fold", "mapped_blocks", "part_of", "stratified_folds", "top1_per_fold"]
+__all__ = [
+    "MappedLogits",
+    "fit_per_fold",
+    "mapped_blocks",
+    "part_of",
+    "stratified_folds",
+    "top1_per_fold",
+]
 
 _BLOCK_BYTES = 32 << 20
 
@@ -76,6 +83,42 @@ def top1_per_fold(
         for block, mapped in mapped_blocks(fitted, context, np.flatnonzero(fold == number)):
             top1[block] = mapped.argmax(axis=1)
     return top1
+
+
+@dataclass(frozen=True, eq=False)
+class MappedLogits:
+    """Logits (N, C) of held-out images, each by the map of its fold; mapped as they are read.
+
+    Reading a few rows takes memory for these alone: ``mapped[start:stop]``.
+
+    Parameters
+    ----------
+    maps : one per fold, in the order of the folds' numbers.
+    context : holds the logits, and the features where a map looks at them.
+    fold : number of each image's fold, array of shape (N,).
+    """
+
+    maps: tuple[LogitMap, ...]
+    context: FixContext
+    fold: IntArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and C."""
+        assert self.context.logits is not None
+        return self.context.logits.shape
+
+    def __getitem__(self, rows: slice) -> FloatArray:
+        """Return the mapped logits of some rows, in the dtype of the logits."""
+        assert self.context.logits is not None
+        places = np.arange(len(self.fold))[rows]
+        result = np.empty((len(places), self.shape[1]), dtype=self.context.logits.dtype)
+        first = places[0] if len(places) else 0
+        for number, fitted in zip(np.unique(self.fold), self.maps, strict=True):
+            own = places[self.fold[places] == number]
+            for block, mapped in mapped_blocks(fitted, self.context, own):
+                result[block - first] = mapped
+        return result
 
 
 def mapped_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -9,7 +10,14 @@ import numpy as np
 
 from ..errors import FixError
 from .affine import AffineMap
-from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_number, require_softmax
+from .base import (
+    Evidence,
+    Fix,
+    FixContext,
+    require_number,
+    require_softmax,
+    require_uncorrected,
+)
 from .grids import STRENGTHS
 
 __all__ = ["LogitAdjustment"]
@@ -42,16 +50,17 @@ class LogitAdjustment(Fix):
             self.method, "tau", self.tau, low=0, inclusive=True, option="--logit-adjust 1.0"
         )
 
+    @classmethod
+    def takes_prior_off(cls, parameters: Mapping[str, object]) -> bool:
+        """Whether τ is more than zero, or still to be chosen."""
+        return parameters.get("tau") != 0
+
     def _map(self, context: FixContext) -> AffineMap:
         assert context.classes is not None
         require_softmax(context, self.method)
         outputs = context.class_count()
-        if context.trained_with in BALANCED_LOSSES and self.tau and not context.force:
-            raise FixError(
-                f"The checkpoint was trained with {context.trained_with}, which already corrects "
-                "for the training prior; logit adjustment would correct twice. Leave out "
-                "--logit-adjust, or add --force if the checkpoint's record is wrong."
-            )
+        if self.tau:
+            require_uncorrected(self.method, context.trained_with, force=context.force)
         background = context.head is not None and context.head.background is not None
         if background or len(context.classes) != outputs:
             raise FixError(

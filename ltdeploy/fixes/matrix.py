@@ -170,7 +170,7 @@ def fit_matrix(
 
 
 def _require_ridge(method: str, l2: float) -> None:
-    require_number(method, "l2", l2, low=0, inclusive=False, option=f"--fix {method}:l2=1")
+    require_number(method, "l2", l2, low=0, inclusive=False, option=f"{method}:l2=1")
 
 
 class _Full:

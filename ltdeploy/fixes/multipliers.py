@@ -80,8 +80,9 @@ class ScoreMultiplier(Fix):
 class GroupBoost(Fix):
     """Multiply the probabilities of each frequency group by one factor: ``c_k = β_g(k)``.
 
-    The group with most training images is the anchor, β = 0. The others' β maximise the
-    class-averaged accuracy on validation images (:func:`fit_group_boosts`), and are then drawn
+    The group with most training images is the anchor, β = 0. The others' β maximise the accuracy
+    on validation images, averaged over classes unless they are weighted otherwise
+    (:func:`fit_group_boosts`), and are then drawn
     back towards 0 as far as one standard error allows: a group's many classes share one number,
     so three images per class are enough to learn from, but not to learn the last image's whim.
 
@@ -104,7 +105,7 @@ class GroupBoost(Fix):
                 f"and the class table {len(context.classes)}."
             )
         groups, count = _anchored(context.classes)
-        boosts = fit_group_boosts(context.logits, context.labels, groups, count)
+        boosts = fit_group_boosts(context.logits, context.labels, groups, count, context.weights)
         return AffineMap(np.ones(classes), boosts[groups])
 
     def freedom(self, context: FixContext) -> int:
@@ -121,8 +122,14 @@ def _anchored(table: ClassTable) -> tuple[IntArray, int]:
     return np.array([names.index(group) for group in table.groups], dtype=np.int64), len(names)
 
 
-def fit_group_boosts(logits: FloatArray, labels: IntArray, groups: IntArray, count: int) -> Float64:
-    """Return β, shape (G,), that lifts class-averaged accuracy most; β of group 0 is 0.
+def fit_group_boosts(
+    logits: FloatArray,
+    labels: IntArray,
+    groups: IntArray,
+    count: int,
+    weights: Float64 | None = None,
+) -> Float64:
+    """Return β, shape (G,), that lifts weighted accuracy most; β of group 0 is 0.
 
     Coordinate search over −6, −5.9, … 6: each group in turn takes its best value, ties going to
     the smallest, until none moves. Within a group the order of classes never changes, so that per
@@ -136,6 +143,7 @@ def fit_group_boosts(logits: FloatArray, labels: IntArray, groups: IntArray, cou
     labels : array of shape (N,).
     groups : group number of each class, array of shape (C,), from 0 to ``count`` − 1.
     count : number of groups G.
+    weights : of the images, array of shape (N,); None makes every class weigh the same.
 
     Raises
     ------
@@ -154,8 +162,10 @@ def fit_group_boosts(logits: FloatArray, labels: IntArray, groups: IntArray, cou
     rows = np.arange(len(labels))
     leading = logits[rows, labels] >= best[rows, own]
     best = np.asarray(best, dtype=np.float64)
-    worth = 1.0 / np.bincount(labels)[labels]
-    worth /= worth.sum()  # every class weighs the same, whatever its number of images
+    worth = 1.0 / np.bincount(labels)[labels] if weights is None else weights
+    if not worth.sum() > 0:
+        raise FixError("group_boost: no validation image has a weight above 0.")
+    worth = worth / worth.sum()
 
     def right(boosts: Float64) -> npt.NDArray[np.bool_]:
         result: npt.NDArray[np.bool_] = leading & ((best + boosts).argmax(axis=1) == own)

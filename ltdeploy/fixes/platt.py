@@ -39,15 +39,16 @@ class Platt(Fix):
     """
 
     method: ClassVar[str] = "platt"
-    needs: ClassVar[frozenset[Evidence]] = frozenset({"head", "validation"})
+    needs: ClassVar[frozenset[Evidence]] = frozenset({"validation"})
     calibrates: ClassVar[bool] = True
 
     def _map(self, context: FixContext) -> AffineMap:
-        assert context.head is not None
-        if context.head.activation != "sigmoid":
+        activation = "softmax" if context.head is None else context.head.activation
+        if activation != "sigmoid":
             raise FixError(
                 f"platt is defined for sigmoid heads, whose scores are independent; this head's "
-                f"activation is {context.head.activation}. Use temperature or vector instead."
+                f"activation is {activation} (of arrays, their 'activation' says it). Use "
+                "temperature or vector instead."
             )
         sample = sample_of(self.method, context)
         weights = sample.weights * np.count_nonzero(sample.weights)

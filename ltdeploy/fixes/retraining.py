@@ -68,9 +68,7 @@ class ClassifierRetraining(Fix):
     grid: ClassVar[tuple[float, ...]] = (0.1, 0.03, 0.01, 0.003, 0.001)
 
     def __post_init__(self) -> None:
-        require_number(
-            self.method, "l2", self.l2, low=0, inclusive=False, option="--fix crt:l2=0.01"
-        )
+        require_number(self.method, "l2", self.l2, low=0, inclusive=False, option="crt:l2=0.01")
 
     def _map(self, context: FixContext) -> NewHead:
         return retrained_heads(context, (self.l2,))[0]

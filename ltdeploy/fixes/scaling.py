@@ -132,7 +132,7 @@ class LearnableWeightScaling(Fix):
 
 
 def _require_ridge(method: str, l2: float) -> None:
-    require_number(method, "l2", l2, low=0, inclusive=False, option=f"--fix {method}:l2=0.01")
+    require_number(method, "l2", l2, low=0, inclusive=False, option=f"{method}:l2=0.01")
 
 
 def _fit(method: str, context: FixContext, l2: float, *, shared: bool, shifted: bool) -> AffineMap:

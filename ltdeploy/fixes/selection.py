@@ -12,7 +12,7 @@ from ..arrays import IntArray
 from ..errors import FixError
 from .affine import AffineMap
 from .base import Fix, FixContext
-from .chain import context_after
+from .chain import context_after, require_distinct
 from .grids import STRENGTHS
 from .held_out import fit_per_fold, stratified_folds, top1_per_fold
 from .logit_map import LogitMap
@@ -138,16 +138,12 @@ def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[LogitMap, tupl
     Raises
     ------
     FixError
-        If a method is named twice, or a fix cannot be fitted.
+        If a fix cannot be fitted, or as :func:`~ltdeploy.fixes.chain.require_distinct`.
     """
     assert context.head is not None
-    methods = [spec.method for spec in specs]
-    for method in methods:
-        if methods.count(method) > 1:
-            raise FixError(
-                f"{method} is asked for {methods.count(method)} times; one of them is enough. Give "
-                "the strength that you want in all."
-            )
+    require_distinct(
+        [[(FIXES[spec.method], spec.parameters)] for spec in specs], force=context.force
+    )
     total: LogitMap = AffineMap.identity(context.head.classes)
     fitted: list[FittedFix] = []
     for spec in specs:
@@ -162,7 +158,9 @@ def fit_fixes(specs: list[FixSpec], context: FixContext) -> tuple[LogitMap, tupl
                 "given; add --val DATA (images the model was not trained on)."
             )
         elif spec.method == "temperature":
-            fix = spec.build(fit_temperature(current.logits, current.labels))
+            activation = "softmax" if current.head is None else current.head.activation
+            t = fit_temperature(current.logits, current.labels, activation=activation)
+            fix = spec.build(t)
         else:
             choice = choose_strength(spec.build, current, FIXES[spec.method].grid)
             fix = None if choice.value is None else spec.build(choice.value)

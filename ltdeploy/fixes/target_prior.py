@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -11,7 +12,14 @@ import numpy.typing as npt
 from ..arrays import FloatArray, IntArray, softmax
 from ..errors import FixError, did_you_mean
 from .affine import AffineMap
-from .base import BALANCED_LOSSES, Evidence, Fix, FixContext, require_numbers, require_softmax
+from .base import (
+    Evidence,
+    Fix,
+    FixContext,
+    require_numbers,
+    require_softmax,
+    require_uncorrected,
+)
 
 __all__ = [
     "IMPOSSIBLE",
@@ -80,6 +88,11 @@ class TargetPrior(Fix):
                 "per class that the model will meet."
             )
 
+    @classmethod
+    def takes_prior_off(cls, parameters: Mapping[str, object]) -> bool:
+        """Always: another prior takes its place."""
+        return True
+
     def _map(self, context: FixContext) -> AffineMap:
         log_source = log_training_prior(context, self.method)
         classes = len(log_source)
@@ -109,13 +122,8 @@ def log_training_prior(context: FixContext, method: str) -> Float64:
     assert context.classes is not None
     require_softmax(context, method)
     outputs = context.class_count()
-    if context.trained_with in BALANCED_LOSSES and not context.force:
-        raise FixError(
-            f"The checkpoint was trained with {context.trained_with}, which already corrects for "
-            f"the training prior; {method} would correct twice. Leave it out, use "
-            "label_shift:source=validation, which measures the prior on validation images, or add "
-            "--force if the checkpoint's record is wrong."
-        )
+    measured = " use label_shift:source=validation, which measures the prior on validation images,"
+    require_uncorrected(method, context.trained_with, force=context.force, instead=measured)
     background = context.head is not None and context.head.background is not None
     if background or len(context.classes) != outputs:
         raise FixError(

@@ -13,7 +13,7 @@ from .calibration import (
     reliability,
     top1_of_logits,
 )
-from .figures import Figure, Figures, WorstClass, figures_of
+from .figures import Figure, Figures, Rows, WorstClass, figures_of
 from .intervals import Bootstrap, wilson_interval
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Figures",
     "GroupAccuracy",
     "Reliability",
+    "Rows",
     "WorstClass",
     "average_accuracy",
     "classwise_error",

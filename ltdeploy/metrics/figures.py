@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,18 @@ from .intervals import (
 __all__ = ["Figure", "Figures", "WorstClass", "figures_of"]
 
 Float64 = npt.NDArray[np.float64]
+
+
+class Rows(Protocol):
+    """An array (N, C) that is read some rows at a time, and need not be there as a whole."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and C."""
+
+    def __getitem__(self, rows: slice, /) -> FloatArray:
+        """Return some rows."""
+
 
 _BLOCK_ELEMENTS = 1 << 20
 
@@ -107,7 +119,7 @@ def _plain(value: Figure | WorstClass | dict[str, Figure | None]) -> dict[str, A
 
 
 def figures_of(
-    logits: FloatArray,
+    logits: FloatArray | Rows,
     labels: IntArray,
     table: ClassTable,
     bootstrap: Bootstrap,
@@ -117,7 +129,7 @@ def figures_of(
 
     Parameters
     ----------
-    logits : array of shape (N, C), after any fix.
+    logits : array of shape (N, C), after any fix; read in blocks of rows.
     labels : array of shape (N,).
     table : the classes and their groups.
     bootstrap : replicates of these images, shared by the models that are compared.
@@ -236,7 +248,7 @@ class _Seen:
 
 
 def _look(
-    logits: FloatArray,
+    logits: FloatArray | Rows,
     labels: IntArray,
     bootstrap: Bootstrap,
     activation: Activation = "softmax",

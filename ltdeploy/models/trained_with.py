@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BALANCED_LOSSES", "loss_name", "sampler_name"]
+from ..errors import UsageError, did_you_mean
+
+__all__ = ["BALANCED_LOSSES", "loss_name", "resolve_trained_with", "sampler_name"]
 
 # Losses, samplers and second stages that correct for the class prior: adjusting such logits again
 # corrects twice.
@@ -55,6 +57,9 @@ _SAMPLERS = {
     "drw": "class_balanced_weights",
 }
 
+# Losses that correct for nothing, and are spelt like some that do.
+_OTHERS = frozenset({"binarycrossentropy", "labelsmoothing", "sigmoidcrossentropy"})
+
 
 def loss_name(recorded: object) -> str | None:
     """Return the one name of a recorded loss; an unknown one in lower case, without signs."""
@@ -65,6 +70,37 @@ def loss_name(recorded: object) -> str | None:
 def sampler_name(recorded: object) -> str | None:
     """Return what a recorded sampler or training rule corrects by, or None."""
     return _SAMPLERS.get(_plain(recorded, "sampler") or "")
+
+
+def resolve_trained_with(text: str | None, where: str) -> str | None:
+    """Return by its one name what a user says a model was trained with: a loss or a sampler.
+
+    Losses that do not correct for the prior are many and pass as they are. A misspelt one that does
+    would pass too, and its model be corrected twice: what is nearly a known name is refused.
+
+    Parameters
+    ----------
+    text : what was said; None and an empty text stay None.
+    where : the option or key that it was said by, for the error's text.
+
+    Raises
+    ------
+    UsageError
+        If it is nearly, but not quite, a name that we know.
+    """
+    loss, sampler = loss_name(text), sampler_name(text)
+    known = (*sorted(BALANCED_LOSSES), "cross_entropy")
+    if loss in known or text is None:
+        return loss
+    if sampler is not None or loss in _OTHERS:
+        return sampler or loss
+    hint = did_you_mean(text.strip().lower().replace("-", "_"), known)
+    if hint:
+        raise UsageError(
+            f"{where} is {text!r}, which is unknown.{hint} Leave it out if it is another loss, "
+            "one that does not correct for the training prior."
+        )
+    return loss
 
 
 def _plain(value: object, ending: str) -> str | None:

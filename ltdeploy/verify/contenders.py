@@ -93,6 +93,14 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 def bundle_contender(bundle: Bundle, engine: str = "onnxruntime") -> Contender:
     """Return a bundle on an engine."""
     identity = AffineMap.identity(len(bundle.classes))
+    chosen, seen = bundle.manifest.fix.selected_on, bundle.selection_hashes()
+    notes: tuple[str, ...] = ()
+    if chosen is not None and chosen.images and not len(seen):
+        notes = (
+            f"the fix of {bundle.path.name} was chosen on {chosen.images:,} images without "
+            "fingerprints: whether they are among these cannot be checked, and if they are, its "
+            "figures are flattered",
+        )
     return Contender(
         name=bundle.path.name,
         engine=open_engine(bundle, engine),
@@ -100,7 +108,8 @@ def bundle_contender(bundle: Bundle, engine: str = "onnxruntime") -> Contender:
         preprocessing=bundle.preprocessing,
         pending=identity,
         inside=bundle.manifest.fix.logit_map(),
-        seen=bundle.selection_hashes(),
+        seen=seen,
+        notes=notes,
     )
 
 

@@ -58,7 +58,8 @@ def render_page(
     kind : what sort of report it is, shown above the title.
     body : the sections as HTML, with everything that comes from data escaped.
     data : what the scripts read, embedded as JSON in elements ``NAME-data``; ``"result"`` and
-        ``"view"`` must be there, the latter with ``"groups"``, the group names in order.
+        ``"view"`` must be there, the latter with ``"groups"``, the group names in order, and
+        perhaps ``"images"``, what kind of images was measured; ``"test"`` without.
     scripts : texts of the page's own scripts, which run after the shared ones, as `asset` reads
         them.
     downloads : the links beneath the heading.

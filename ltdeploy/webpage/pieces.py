@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["IntervalScale", "mark", "number", "signed", "small", "tint", "whole"]
+__all__ = [
+    "IntervalScale",
+    "breakable",
+    "mark",
+    "number",
+    "sentence",
+    "signed",
+    "small",
+    "tint",
+    "whole",
+]
 
 _MARKS = {
     "pass": '<path d="M3 8.5 6.5 12 13 4.5"/>',
@@ -25,11 +37,12 @@ class IntervalScale:
     ----------
     figures : what must find room on the scale; None is passed over.
     line : figure at which a thin vertical stands, and how the head of the column calls it.
-    limit : figure below which is shaded, and how the head calls it; None shades nothing.
+    limit : figure below which is shaded, and how the head calls it; None shades nothing, and the
+        head has ticks with their figures instead.
     """
 
-    width_px, height_px, pad_px = 200, 30, 8
-    _letter_px = 5.6
+    width_px, height_px, pad_px = 200, 30, 12
+    _letter_px, _axis_px, _most_ticks = 5.6, 46, 4
 
     def __init__(
         self,
@@ -50,13 +63,13 @@ class IntervalScale:
         return float(round(self.pad_px + (value - self.low) / span * inner, 1))
 
     def axis(self) -> str:
-        """Return the head of the column: where line and limit are."""
+        """Return the head of the column: where line and limit are, or line and ticks."""
         at, text = self.x(self.line[0]), self.line[1]
+        if self.limit is None:
+            return self._ticked_axis()
         half = self._letter_px * len(text) / 2
         anchor = "start" if at < half else "end" if at > self.width_px - half else "middle"
         labels = f'<text x="{at}" y="26" text-anchor="{anchor}">{escape(text)}</text>'
-        if self.limit is None:
-            return self._svg(labels, f"scale with {text} marked")
         limit, limit_text = self.x(self.limit[0]), self.limit[1]
         wide = self._letter_px * len(limit_text)
         # The limit's label stands left of its line where there is room, else right of it; where
@@ -80,7 +93,10 @@ class IntervalScale:
         """Return one figure with its interval; `label` says the same in words."""
         at, height = self.x(self.line[0]), self.height_px
         shapes = f'<path class="zero" d="M{at} 0V{height}"/>'
-        if self.limit is not None:
+        if self.limit is None:
+            grid = "".join(f"M{self.x(tick)} 0V{height}" for tick in self.ticks())
+            shapes = f'<path class="tick" d="{grid}"/>{shapes}'
+        else:
             limit = self.x(self.limit[0])
             shapes = (
                 f'<rect class="zone" x="0" y="0" width="{limit}" height="{height}"/>'
@@ -93,11 +109,52 @@ class IntervalScale:
             shapes += f'<circle class="dot" cx="{self.x(value)}" cy="15" r="5"/>'
         return self._svg(shapes, label, f" tint-{tint}")
 
-    def _svg(self, content: str, label: str, extra: str = "") -> str:
+    def ticks(self) -> list[float]:
+        """Return round figures on the scale, few enough for their labels.
+
+        >>> IntervalScale([27.5, 38.7], line=(28.3, "no fix")).ticks()
+        [30.0, 35.0]
+        """
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        decade = 10.0 ** math.floor(math.log10(span / self._most_ticks))
+        step = next(s * decade for s in (1, 2, 5, 10) if span / (s * decade) <= self._most_ticks)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [float(f"{step * place:.9g}") for place in range(first, last + 1)]
+
+    def _ticked_axis(self) -> str:
+        """Return the line's name above, and ticks with their figures beneath."""
+        ticks, height = [(self.x(tick), tick) for tick in self.ticks()], self._axis_px
+        marks = "".join(f"M{at} {height - 5}V{height}" for at, _ in ticks)
+        shapes = f'<path class="tick" d="M0 {height - 0.5}H{self.width_px}{marks}"/>'
+        shapes += "".join(
+            f'<text x="{at}" y="{height - 10}" text-anchor="middle">{number(tick, 3, trim=True)}'
+            "</text>"
+            for at, tick in ticks
+        )
+        at, text = self.x(self.line[0]), escape(self.line[1])
+        # Always centred, so that it is seen which place is meant.
+        shapes += f'<text class="named" x="{at}" y="12" text-anchor="middle">{text}</text>'
+        shapes += f'<path class="zero" d="M{at} 17V21M{at} {height - 5}V{height}"/>'
+        label = f"scale from {number(self.low, 1)} to {number(self.high, 1)}, {self.line[1]} marked"
+        return self._svg(shapes, label, " axis", height)
+
+    def _svg(self, content: str, label: str, extra: str = "", height: int | None = None) -> str:
         return (
-            f'<svg class="interval{extra}" viewBox="0 0 {self.width_px} {self.height_px}" '
+            f'<svg class="interval{extra}" '
+            f'viewBox="0 0 {self.width_px} {height or self.height_px}" '
             f'role="img" aria-label="{escape(label)}">{content}</svg>'
         )
+
+
+def breakable(name: str) -> str:
+    """Return a method's name as HTML that may break between its words.
+
+    >>> breakable("tau_norm:bias=drop")
+    'tau_<wbr>norm:<wbr>bias=<wbr>drop'
+    """
+    return "<wbr>".join(escape(part) for part in re.split("(?<=[_:+=,])", name) if part)
 
 
 def mark(style: str, text: str) -> str:
@@ -109,9 +166,29 @@ def mark(style: str, text: str) -> str:
     )
 
 
-def number(value: float | None, digits: int) -> str:
-    """Return a figure with a true minus, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+def number(value: float | None, digits: int, *, trim: bool = False) -> str:
+    """Return a figure with a true minus, or a dash where there is none.
+
+    Parameters
+    ----------
+    trim : drop zeros at the end.
+
+    >>> number(-1.5, 2), number(-0.01, 1), number(30.0, 3, trim=True), number(None, 1)
+    ('−1.50', '0.0', '30', '–')
+    """
+    if value is None:
+        return "–"
+    text = f"{round(value, digits) or 0.0:.{digits}f}".replace("-", "−")
+    return text.rstrip("0").rstrip(".") if trim and digits else text
+
+
+def sentence(text: str) -> str:
+    """Return a sentence as HTML in which no option is broken after its hyphens.
+
+    >>> sentence("give --train")
+    'give <span class="whole">--train</span>'
+    """
+    return re.sub(r"--[\w-]+", r'<span class="whole">\g<0></span>', escape(text))
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
 import pytest
 
-from ltdeploy.arrays import FloatArray
+from ltdeploy.arrays import FloatArray, softmax
 from ltdeploy.calibrate import Evidence, calibrate, run
 from ltdeploy.calibrate.candidates import Candidate, parse_candidate
 from ltdeploy.calibrate.crossval import (
     HeldOut,
     cross_validate,
     fit_on_all,
-    held_out_logits,
+    settle,
     with_temperature,
 )
 from ltdeploy.classes import ClassTable
@@ -31,6 +31,8 @@ from ltdeploy.fixes import (
     part_of,
     stratified_folds,
 )
+from ltdeploy.metrics import Bootstrap, figures_of
+from ltdeploy.models.head import Activation, Head
 
 COUNTS = [400, 100, 30, 8, 3]
 TABLE = ClassTable.from_counts(COUNTS)
@@ -131,7 +133,7 @@ def test_what_learns_labels_by_heart_does_not_look_good() -> None:
     held_out = cross_validate(candidate, context, fold)
     assert held_out.top1.shape == (400, 1)
     assert accuracy(held_out.top1[:, 0], context) == pytest.approx(unfixed)
-    mapped = held_out_logits(held_out, [0] * 5, context, fold)
+    mapped = settle(held_out, [0] * 5, context, fold)[1][:]
     assert accuracy(mapped.argmax(axis=1), context) == pytest.approx(unfixed)
     # Negative control: on the images it was fitted on, it is always right.
     in_sample = fit_chain([Memoriser()], context).apply(context.logits)
@@ -212,8 +214,8 @@ def test_the_temperature_of_a_fold_is_fitted_on_the_others() -> None:
     fold = fold_of(context)
     held_out = cross_validate(parse_candidate("logit_adjustment"), context, fold)
     places = [20, 0, 19, 21, 20]
-    found = held_out_logits(held_out, places, context, fold)
-    assert found.dtype == np.float32
+    found = settle(held_out, places, context, fold)[1][:]
+    assert found.dtype == np.float64
     for number, place in enumerate(places):
         others = fold != number
         fixed = held_out.maps[place][0].apply(context.logits)
@@ -226,7 +228,7 @@ def test_what_calibrates_is_given_no_temperature() -> None:
     fold = fold_of(context)
     held_out = cross_validate(parse_candidate("vector"), context, fold)
     assert context.logits is not None
-    mapped = held_out_logits(held_out, [0] * 5, context, fold)
+    mapped = settle(held_out, [0] * 5, context, fold)[1][:]
     for number in range(5):
         own = fold == number
         expected = held_out.maps[0][number].apply(context.logits[own])
@@ -247,11 +249,80 @@ def test_the_final_fit_is_on_all_images_with_its_temperature_inside() -> None:
     np.testing.assert_allclose(fitted.apply(context.logits), adjusted / t)
 
 
-def test_a_model_that_is_always_right_is_given_no_temperature() -> None:
+def with_head(context: FixContext, activation: Activation) -> FixContext:
+    return replace(context, head=Head("linear", np.eye(CLASSES), activation=activation))
+
+
+@pytest.mark.parametrize(
+    ("method", "activation"),
+    [
+        ("temperature", "softmax"),
+        ("temperature", "sigmoid"),
+        ("logit_adjustment", "softmax"),
+        ("tau_norm", "sigmoid"),
+        ("ncm", "softmax"),
+    ],
+)
+def test_every_head_is_given_a_temperature(method: str, activation: Activation) -> None:
+    context = context_of(200)
+    assert context.logits is not None
+    assert context.labels is not None
+    trained = 1e4 * np.eye(CLASSES)
+    context = with_head(
+        replace(
+            context,
+            features=1e4 * context.logits,
+            train_features=trained,
+            train_labels=np.arange(CLASSES),
+        ),
+        activation,
+    )
+    fold = fold_of(context)
+    held_out = cross_validate(parse_candidate(method), context, fold)
+    settled, mapped = settle(held_out, [0] * 5, context, fold)
+    assert settled.notes == ()
+    fitted, t = fit_on_all(settled, 0, context)
+    assert t is not None
+    plain = held_out.maps[0][0].apply(context.logits, context.features)
+    assert t == pytest.approx(fit_temperature(plain, context.labels, activation=activation))
+    fixed = fitted.apply(context.logits, context.features)
+    np.testing.assert_allclose(fixed, plain / t)
+    np.testing.assert_array_equal(mapped[:].argmax(axis=1), plain.argmax(axis=1))
+
+
+def test_a_model_that_is_always_right_stays_modest_and_says_so() -> None:
     labels = np.arange(50) % CLASSES
     context = FixContext(classes=TABLE, logits=20.0 * np.eye(CLASSES)[labels], labels=labels)
+    held_out = cross_validate(parse_candidate("temperature"), context, fold_of(context))
+    settled, mapped = settle(held_out, [0] * 5, context, fold_of(context))
+    assert len(settled.notes) == 1  # and not once per fold
+    assert "right on every image" in settled.notes[0]
+    np.testing.assert_allclose(softmax(mapped[:]).max(axis=1), 0.95, atol=0.04)
+    assert settled.top1 is held_out.top1
+
+
+def test_a_temperature_that_cannot_be_fitted_is_said() -> None:
+    zeros = np.zeros(4, dtype=int)
+    context = FixContext(classes=TABLE, logits=np.eye(CLASSES)[zeros], labels=zeros)
     identity = AffineMap.identity(CLASSES)
-    assert with_temperature(identity, context) == (identity, None)
+    fitted, t, note = with_temperature(identity, context)
+    assert (fitted, t) == (identity, None)
+    assert note.startswith("the confidence is left as it is: temperature: the validation data has")
+
+
+def test_held_out_logits_are_mapped_as_they_are_read() -> None:
+    context = context_of(100)
+    fold = fold_of(context)
+    candidate = parse_candidate("bias_corrected_temperature:l2=0.1")
+    _, mapped = settle(cross_validate(candidate, context, fold), [0] * 5, context, fold)
+    assert mapped.shape == (100, CLASSES)
+    whole = mapped[:]
+    for rows in (slice(0, 1), slice(7, 40), slice(90, 200), slice(50, 50)):
+        np.testing.assert_array_equal(mapped[rows], whole[rows])
+    assert context.labels is not None
+    bootstrap = Bootstrap(context.labels, TABLE)
+    read = figures_of(mapped, context.labels, TABLE, bootstrap)
+    assert read == figures_of(whole, context.labels, TABLE, bootstrap)
 
 
 @pytest.mark.parametrize("trains", [False, True])

@@ -157,7 +157,7 @@ def test_image_weights_are_repetitions() -> None:
     assert np.abs(found - plain.transform(LOGITS)).max() > 1e-2
     with pytest.raises(UsageError, match="a choice weighs images by what it is for"):
         FixEstimator("vector").fit(LOGITS, LABELS, counts=COUNTS, sample_weight=times)
-    with pytest.raises(FixError, match=r"shape \(2,\); expected \(100,\)"):
+    with pytest.raises(DataError, match=r"shape \(2,\); expected .* \(100,\)"):
         FixEstimator("vector:l2=0.1").fit(LOGITS, LABELS, sample_weight=[1, 1])
 
 
@@ -178,6 +178,7 @@ def test_it_is_cloned_unfitted_and_set_by_name() -> None:
         "max_head_loss": None,
         "folds": 3,
         "seed": 7,
+        "force": False,
     }
     estimator.fit(LOGITS)
     copy = clone(estimator)
@@ -259,6 +260,35 @@ def test_logits_of_other_shapes_are_refused() -> None:
     broken[3, 2] = np.inf
     with pytest.raises(DataError, match="row 3 has inf for the class 2"):
         FixEstimator("vector:l2=0.1").fit(broken, LABELS)
+    with pytest.raises(DataError, match="row 3 has inf"):
+        estimator.transform(broken)
+
+
+def test_a_strength_is_chosen_without_counts_where_nothing_looks_at_them() -> None:
+    for name in ("temperature", "vector", "bias_corrected_temperature"):
+        chosen = FixEstimator(name).fit(LOGITS, LABELS)
+        with_counts = FixEstimator(name).fit(LOGITS, LABELS, counts=COUNTS)
+        assert chosen.calibration_ is not None
+        np.testing.assert_allclose(chosen.transform(LOGITS), with_counts.transform(LOGITS))
+    hot = FixEstimator("temperature").fit(3 * LOGITS, LABELS).calibration_
+    cool = FixEstimator("temperature").fit(LOGITS, LABELS).calibration_
+    assert hot is not None
+    assert cool is not None
+    assert hot.chosen.t == pytest.approx(3 * cool.chosen.t, rel=1e-4)
+    for name in ("auto", "logit_adjustment"):
+        with pytest.raises(UsageError, match=r"training counts; give fit\(.*counts=…\)"):
+            FixEstimator(name).fit(LOGITS, LABELS)
+
+
+def test_it_is_scored_as_scikit_learn_scores() -> None:
+    fitted = FixEstimator("logit_adjustment:tau=1.0").fit(LOGITS, counts=COUNTS)
+    assert fitted.score(LOGITS, LABELS) == (fitted.predict(LOGITS) == LABELS).mean()
+
+
+def test_halves_are_widened_before_anything_can_overflow() -> None:
+    fixed = FixEstimator("temperature:t=1e-5").fit(LOGITS).transform(LOGITS.astype(np.float16))
+    assert fixed.dtype == np.float32
+    assert np.isfinite(fixed).all()
 
 
 def test_counts_are_not_needed_where_nothing_looks_at_them() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ltdeploy.calibrate import measure_lean, read_npz
 from ltdeploy.classes import ClassTable
-from ltdeploy.errors import DataError
+from ltdeploy.errors import DataError, UsageError
 
 COUNTS = np.array([400, 120, 40, 10, 3])
 
@@ -42,11 +42,13 @@ def test_the_three_arrays_are_enough(tmp_path: Path) -> None:
 
 def test_everything_that_may_be_given_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
+    weight, features = rng.normal(size=(5, 3)), rng.normal(size=(20, 3))
     path = written(
         tmp_path,
         names=np.array(["a", "b", "c", "d", "e"]),
-        features=rng.normal(size=(20, 3)),
-        weight=rng.normal(size=(5, 3)),
+        logits=(features @ weight.T).astype(np.float16),
+        features=features,
+        weight=weight,
         bias=np.zeros(5),
         train_features=rng.normal(size=(int(COUNTS.sum()), 3)),
         train_labels=np.repeat(np.arange(5), COUNTS),
@@ -58,6 +60,8 @@ def test_everything_that_may_be_given_is_read(tmp_path: Path) -> None:
     assert context.trained_with == "cross_entropy"
     assert context.classes is not None
     assert context.classes.names[4] == "e"
+    assert context.logits is not None
+    assert context.logits.dtype == np.float32  # halves could not hold every fix's answer
 
 
 LOGITS = np.zeros((20, 5))
@@ -72,7 +76,9 @@ SWAPPED = np.repeat(np.arange(5), COUNTS[::-1])
         ({"labels": np.arange(20) % 6}, r"3 labels outside 0\.\.4, the first is 5 in row 5"),
         ({"labels": np.arange(20) % 5 + 1}, "start at 1 must be lowered"),
         ({"labels": np.arange(19) % 5}, r"shape \(19,\)"),
-        ({"labels": (np.arange(20) % 5).astype(float)}, "20 whole numbers"),
+        ({"labels": (np.arange(20) % 5) + 0.5}, "20 whole numbers"),
+        ({"labels": np.eye(5, dtype=int)[np.arange(20) % 5]}, r"as labels\.argmax\(axis=1\)"),
+        ({"logits": np.zeros((5, 20))}, r"20 columns .* transposed: give its \.T"),
         ({"labels": np.zeros(20, dtype=int)}, "20 images of 1 class"),
         ({"logits": LOGITS[:1], "labels": np.zeros(1, dtype=int)}, "1 images of 1 class"),
         ({"logits": np.zeros((20, 4))}, "4 columns and there are 5 training counts"),
@@ -80,6 +86,7 @@ SWAPPED = np.repeat(np.arange(5), COUNTS[::-1])
         ({"logits": np.where(np.arange(100).reshape(20, 5) == 42, np.nan, 0.0)}, "row 8 has nan"),
         ({"logits": np.where(np.arange(100).reshape(20, 5) == 42, np.inf, 0.0)}, "class 2"),
         ({"counts": COUNTS - 3.5}, "one whole number per class"),
+        ({"counts": COUNTS * 1e300}, "one whole number per class"),
         ({"counts": COUNTS * 0}, "All training counts are zero"),
         ({"counts": COUNTS - 10}, "expected 0 or more"),
         ({"bias": np.zeros(5)}, "a 'bias' and no 'weight'"),
@@ -98,32 +105,45 @@ def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], tex
         read_npz(written(tmp_path, **changes))
 
 
+def test_how_it_was_trained_is_resolved_as_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"in arrays\.npz .*Did you mean 'balanced_softmax'"):
+        read_npz(written(tmp_path, trained_with=np.array("balanced_softmx")))
+    sampled = read_npz(written(tmp_path, trained_with=np.array("class_aware_sampler"))).context
+    assert sampled.trained_with == "class_balanced_sampling"
+
+
 def test_data_with_the_training_counts_is_taken_for_training_data(tmp_path: Path) -> None:
     labels = np.repeat(np.arange(5), COUNTS)
-    logits = np.zeros((len(labels), 5))
+    logits = np.eye(5)[labels] + np.random.default_rng(0).normal(size=(len(labels), 5))
     with pytest.raises(DataError, match="they are the training images"):
         read_npz(written(tmp_path, logits=logits, labels=labels))
     assert len(read_npz(written(tmp_path, logits=logits[1:], labels=labels[1:])).labels) == 572
-    equal = {"logits": logits[:500], "labels": np.arange(500) % 5, "counts": np.full(5, 100)}
+    assert len(read_npz(written(tmp_path, logits=logits, labels=labels), force=True).labels) == 573
+    even = np.arange(500) % 5
+    equal = {"logits": 4.0 * np.eye(5)[even], "labels": even, "counts": np.full(5, 100)}
     assert len(read_npz(written(tmp_path, **equal)).labels) == 500
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     path.write_text("logits")
-    with pytest.raises(DataError, match=r"cannot be read as an \.npz"):
+    with pytest.raises(DataError, match=r"is not an \.npz file"):
         read_npz(path)
     np.save(tmp_path / "y.npy", LOGITS)
-    with pytest.raises(DataError, match="single array"):
+    with pytest.raises(DataError, match=r"is not an \.npz file"):
         read_npz(tmp_path / "y.npy")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_npz(tmp_path / "absent.npz")
+    whole = written(tmp_path).read_bytes()
+    path.write_bytes(whole.replace(whole[200:220], b"\0" * 20))
+    with pytest.raises(DataError, match="is damaged at 'logits'"):
+        read_npz(path)
 
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "evil.npz"
     np.savez(path, **arrays(names=np.array([object()] * 5, dtype=object)))
-    with pytest.raises(DataError, match=r"allow_pickle|Object arrays"):
+    with pytest.raises(DataError, match=r"'names' holds Python objects.*could run code"):
         read_npz(path)
 
 

@@ -163,11 +163,14 @@ def test_the_best_value_is_taken_and_ties_go_to_the_mildest() -> None:
 
 
 def test_values_that_cost_the_head_too_much_are_not_taken() -> None:
-    # Losing image 3 costs the head 50 points, losing image 0 a sixth of them.
-    found = columns((0, 1, 2, 3), (1, 2, 3, 4), (0, 1, 2, 4, 5, 8))
-    for limit, expected in ((None, 2), (50.0, 2), (49.0, 1), (100 / 6, 1), (16.0, 0), (0.0, 0)):
+    labels = np.repeat(np.arange(6), 100)
+    unfixed = labels < 2  # the two classes of the head
+    found = np.stack([unfixed, unfixed, unfixed], axis=1)
+    found[labels == 5, 1], found[:5, 1] = True, False  # costs the head 2.5 points
+    found[labels >= 4, 2], found[:20, 2] = True, False  # costs it 10
+    for limit, expected in ((None, 2), (15.0, 2), (10.0, 1), (5.0, 1), (2.5, 0), (0.0, 0)):
         aim = Aim(max_head_loss=limit)
-        assert best_value(found, UNFIXED, strata_of(LABELS, TABLE, aim), aim) == expected
+        assert best_value(found, unfixed, strata_of(labels, TABLE, aim), aim) == expected
 
 
 def test_where_nothing_is_allowed_the_mildest_value_is_taken() -> None:
@@ -225,9 +228,9 @@ def test_the_prior_has_a_name() -> None:
         (("overall", np.array([1.5, -0.5])), "at least 0 per class"),
         (("overall", np.array([np.nan, 1.0])), "the sum nan"),
         (("overall", np.array([[0.5, 0.5]])), r"shape \(1, 2\)"),
-        (("balanced", None, -1.0), "--max-head-loss is -1.0"),
-        (("balanced", None, np.nan), "--max-head-loss is nan"),
-        (("balanced", None, np.inf), "--max-head-loss is inf"),
+        (("balanced", None, -1.0), "head loss allowed is -1.0"),
+        (("balanced", None, np.nan), "head loss allowed is nan"),
+        (("balanced", None, np.inf), "head loss allowed is inf"),
     ],
 )
 def test_aims_that_make_no_sense_are_refused(

@@ -95,10 +95,23 @@ def test_no_fix_is_not_announced_as_a_fix() -> None:
             method["status"] = "candidate"
     result["methods"][4].update(status="chosen", freedom=0)
     result["chosen"] = {"name": "temperature", "methods": [], "reason": "Nothing reaches more."}
-    text = text_of(result)
-    assert "No fix chosen" in text
-    assert "Chosen: temperature" not in text.partition("Which method")[0]
-    assert "Applied in this order" not in text
+    banner = text_of(result).partition("Which method")[0]
+    assert "No fix chosen" in banner
+    assert "Chosen: temperature" not in banner
+    assert "Applied in this order" not in banner
+
+    result["chosen"]["methods"] = [{"method": "temperature", "parameters": {"t": 1.84}}]
+    banner = text_of(result).partition("Which method")[0]
+    assert "Only the confidence changes" in banner
+    assert "The fix file holds temperature t 1.84, for honest confidence" in banner
+    for contradiction in ("No fix chosen", "Chosen: temperature", "Applied in this order"):
+        assert contradiction not in banner
+
+
+def test_given_fix_that_learns_nothing_is_announced_as_a_fix() -> None:
+    result = calibration_of()
+    result["methods"][3]["freedom"] = 0
+    assert "Chosen: tau_norm" in text_of(result)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +148,47 @@ def test_loss_beyond_the_limit_is_marked() -> None:
     assert len(re.findall(r'class="num past"', page_of(result))) == 1
     result["max_head_loss"] = None
     assert 'class="num past"' not in page_of(result)
+
+
+def test_best_is_called_the_best_allowed_where_there_is_a_limit() -> None:
+    result = calibration_of()
+    assert "Against the best allowed" in text_of(result)
+    result["max_head_loss"] = None
+    text = text_of(result)
+    assert "Against the best" in text
+    assert "Against the best allowed" not in text
+
+
+def test_no_loss_at_all_is_not_a_negative_zero() -> None:
+    result = calibration_of()
+    result["max_head_loss"] = 0.0
+    text = text_of(result)
+    assert "−0.0" not in text
+    assert "many may losenothing" in text
+    assert "methods that may cost it anything are too costly" in text
+
+
+def test_plots_have_a_scale_with_round_figures() -> None:
+    axis = re.search(r'<svg class="interval axis".*?</svg>', page_of(calibration_of()))
+    assert axis is not None
+    labels = re.findall(r'text-anchor="middle">([^<]+)</text>', axis[0])
+    assert labels == ["28", "30", "32", "34", "no fix"]
+
+
+def test_images_are_called_validation_images() -> None:
+    page = page_of(calibration_of())
+    assert Document(page).json("view-data")["images"] == "validation"  # type: ignore[call-overload]
+    assert "few validation images" in re.sub(r"\s+", " ", page)
+    assert "test images" not in Document(page).text.lower()
+
+
+def test_long_method_names_can_break_and_options_cannot() -> None:
+    result = calibration_of()
+    name = "bias_corrected_temperature+label_shift:source=validation"
+    result["skipped"] = [{"method": name, "reason": "needs (calibrate --target DATA)"}]
+    page = page_of(result)
+    assert "temperature+<wbr>label_<wbr>shift:<wbr>source=<wbr>validation</th>" in page
+    assert 'calibrate <span class="whole">--target</span> DATA' in page
 
 
 def test_worst_class_is_named() -> None:
@@ -179,7 +233,7 @@ def test_method_without_any_figure_still_makes_a_page() -> None:
     for method in result["methods"]:
         method["objective"] = dict.fromkeys(("value", "low", "high"))
         method["behind"] = {"value": None, "standard_error": None}
-    assert "no fix –" in page_of(result)
+    assert ">no fix</text>" in page_of(result)
 
 
 def test_figures_that_are_not_finite_and_numpy_scalars_become_json() -> None:

@@ -69,12 +69,15 @@ def test_sweep_starts_at_the_choice_and_changes_with_the_method(
     page = open_report(html)
     assert page.eval_on_selector("#sweep-method", "s => s.selectedOptions[0].text") == "tau_norm"
     assert page.text_content("#sweep-at") == "tau 0.85"
+    assert page.text_content("#sweep-note") == "tau_norm is the chosen fix."
     before = page.evaluate("document.getElementById('sweep').toDataURL()")
     page.select_option("#sweep-method", label="logit_adjustment")
     assert page.text_content("#sweep-at") == "tau 1.05"
+    note = page.text_content("#sweep-note")
+    assert note == "logit_adjustment is not the chosen fix; that is tau_norm."
     assert page.evaluate("document.getElementById('sweep').toDataURL()") != before
     words = page.get_attribute("#sweep", "aria-label")
-    assert "over tau of logit_adjustment from 0 to 2; chosen 1.05" in words
+    assert "over tau of logit_adjustment from 0 to 2; its best value is 1.05." in words
     assert "few from 3.0 to 28.0" in words
 
 
@@ -88,7 +91,11 @@ def test_slider_reads_the_curves_by_keyboard(
     assert page.text_content("#sweep-at") == "tau 2"
     assert page.get_attribute("#sweep-value", "aria-valuetext") == "tau 2"
     assert page.evaluate("document.getElementById('sweep').toDataURL()") != before
-    assert heads_of(page, "#sweep-table") == ["at tau 2", "chosen, tau 0.85", "difference, points"]
+    assert heads_of(page, "#sweep-table") == [
+        "at tau 2",
+        "best value, tau 0.85",
+        "difference, points",
+    ]
     rows = page.locator("#sweep-table tbody tr")
     few = [rows.nth(row).locator("td").nth(2).text_content() for row in range(3)]
     series = result["sweeps"][1]["series"]["few"]
@@ -185,7 +192,7 @@ def test_saves_every_table(open_report: Opener, html: str, result: dict[str, Any
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_follows_the_colour_scheme(open_report: Opener, html: str, scheme: str) -> None:
     page = open_report(html, scheme=scheme)
-    for selector in ("body", ".tabulator-row", "table.methods th", "#sweep-method"):
+    for selector in ("body", ".tabulator-row", "table.pinned th", "#sweep-method"):
         paper, ink = page.evaluate(
             """selector => ["backgroundColor", "color"].map((key) => getComputedStyle(
               document.querySelector(selector))[key].match(/\\d+/g).slice(0, 3)
@@ -205,6 +212,41 @@ def test_page_has_no_sideways_scroll(open_report: Opener, html: str, width: int)
     page = open_report(html, width=width)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert page.complaints == []
+
+
+def test_choice_is_read_on_a_phone_without_scrolling(open_report: Opener) -> None:
+    result = calibration_of()
+    name = "bias_corrected_temperature+label_shift:source=validation"
+    result["methods"][2]["name"] = result["skipped"][0]["method"] = name
+    page = open_report(render_report(result, title="t"), width=390)
+    outside = page.evaluate(
+        """() => ["methods", "skipped"].flatMap((id) => [
+          ...document.querySelectorAll(`section[aria-labelledby=${id}] :is(th, td, svg.interval)`)])
+          .filter((cell) => cell.getBoundingClientRect().right > innerWidth).length"""
+    )
+    assert outside == 0
+    before = heads_of(page, "section[aria-labelledby=methods] table")
+    page.click("section[aria-labelledby=methods] th:has-text('Learns') button")
+    assert heads_of(page, "section[aria-labelledby=methods] table") != before
+
+
+@pytest.mark.parametrize(("width", "cut"), [(390, True), (1280, False)])
+def test_columns_out_of_sight_are_told(open_report: Opener, width: int, cut: bool) -> None:
+    result = calibration_of()
+    result["objective"] = "few"  # the longest heading
+    page = open_report(render_report(result, title="t"), width=width)
+    frames = page.evaluate(
+        """() => [...document.querySelectorAll(".scroll")].map((frame) => [
+          frame.scrollWidth > frame.clientWidth, frame.previousElementSibling.checkVisibility()])"""
+    )
+    assert all(hidden == told for hidden, told in frames)
+    assert any(hidden for hidden, _ in frames) == cut
+
+
+def test_class_table_names_validation_images(open_report: Opener, html: str) -> None:
+    page = open_report(html)
+    title = page.locator(".tabulator-col[tabulator-field=images] .tabulator-col-title")
+    assert title.text_content() == "Validation images"
 
 
 def test_prints_tables_and_classes(open_report: Opener, html: str) -> None:

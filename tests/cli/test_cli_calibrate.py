@@ -210,6 +210,7 @@ def test_methods_by_name_are_all_that_is_tried(cli: Cli, arrays: dict[str, Any])
         "none",
         "logit_adjustment:tau=1",
         "temperature+logit_adjustment:tau=0.5",
+        "temperature",  # to leave decisions as they are, should the two do harm
     }
     assert result["skipped"] == []
 
@@ -217,11 +218,58 @@ def test_methods_by_name_are_all_that_is_tried(cli: Cli, arrays: dict[str, Any])
 def test_the_head_is_spared_where_it_must_be(cli: Cli, arrays: dict[str, Any]) -> None:
     told = ["calibrate", "arrays.npz", "--method", "logit_adjustment", "--json", "-", "-q"]
     free = json.loads(cli(*told)[1])
-    held = json.loads(cli(*told, "--max-head-loss", "5")[1])
-    assert held["max_head_loss"] == 5
+    held = json.loads(cli(*told, "--max-head-loss", "25")[1])
+    assert held["max_head_loss"] == 25
+    chosen = next(method for method in held["methods"] if method["status"] == "chosen")
+    assert chosen["name"] == "logit_adjustment"
+    assert chosen["head_change"]["low"] >= -25
     assert free["sweeps"][0]["chosen"] > held["sweeps"][0]["chosen"] > 0
     many = held["sweeps"][0]["series"]["many"]
-    assert many[0] - many[held["sweeps"][0]["values"].index(held["sweeps"][0]["chosen"])] <= 5
+    assert many[0] - many[held["sweeps"][0]["values"].index(held["sweeps"][0]["chosen"])] <= 25
+    code, said, _ = cli(*told[:4], "--max-head-loss", "0")
+    assert code == 0
+    assert "→ logit_adjustment:tau=0 " in said
+    assert "Chosen   No change of decisions" in said
+    code, said, _ = cli(*told[:3], "vector", "--max-head-loss", "0")
+    assert code == 0
+    assert "✗ vector" in said
+    assert "✗ does not rule out, with its 95 % interval, that the many group loses" in said
+    assert "→ temperature" in said
+    assert "vector would reach" in said
+
+
+def test_a_file_that_is_no_fix_is_not_overwritten(
+    cli: Cli, arrays: dict[str, Any], tmp_path: Path
+) -> None:
+    told = ["calibrate", "arrays.npz", "--method", "temperature", "-q"]
+    (tmp_path / "fix.json").write_text('{"mine": 1}')
+    code, _, error = cli(*told)
+    assert code == 2
+    assert "is no fix of ltdeploy's; it is left alone" in error
+    assert (tmp_path / "fix.json").read_text() == '{"mine": 1}'
+    assert cli(*told, "--out", "other.json")[0] == 0
+    assert cli(*told, "--out", "other.json")[0] == 0  # its own is replaced
+
+
+@pytest.mark.parametrize(
+    ("first", "text"),
+    [
+        ("array.npy", "holds one array; a choice needs three"),
+        ("data.parquet", "is data; the first"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_what_it_is(cli: Cli, first: str, text: str) -> None:
+    code, _, error = cli("calibrate", first)
+    assert code == 2
+    assert text in error
+
+
+def test_a_method_that_does_harm_gives_way(cli: Cli, arrays: dict[str, Any]) -> None:
+    code, said, _ = cli("calibrate", "arrays.npz", "--method", "logit_adjustment:tau=6")
+    assert code == 0
+    assert "Chosen   No change of decisions" in said
+    forced = cli("calibrate", "arrays.npz", "--method", "logit_adjustment:tau=6", "--force")[1]
+    assert "logit_adjustment:tau=6 lowers class-averaged accuracy" in forced
 
 
 def test_a_narrow_terminal_gets_whole_names(
@@ -314,8 +362,13 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "a row too few": (lambda c: {**c, "labels": c["labels"][1:]}, "expected 120 whole numbers"),
     "misspelt": (lambda c: {**c, "feature": c["logits"]}, "Did you mean 'features'?"),
     "no counts": (lambda c: {"logits": c["logits"], "labels": c["labels"]}, "lacks counts"),
-    "objects": (lambda c: {**c, "names": np.array([object()] * 10)}, "cannot be read"),
+    "objects": (lambda c: {**c, "names": np.array([object()] * 10)}, "holds Python objects"),
     "counts of parts": (lambda c: {**c, "counts": c["counts"] + 0.5}, "one whole number per class"),
+    "probabilities": (
+        lambda c: {**c, "logits": np.exp(c["logits"]) / np.exp(c["logits"]).sum(1, keepdims=True)},
+        "every row sums to 1",
+    ),
+    "shuffled": (lambda c: {**c, "labels": c["labels"][::-1]}, "do not belong together"),
     "negative counts": (lambda c: {**c, "counts": -c["counts"]}, "-500"),
 }
 
@@ -324,13 +377,13 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 def test_arrays_that_cannot_be_used(cli: Cli, tmp_path: Path, name: str) -> None:
     change, text = REFUSED[name]
     for made in ("fix.json", "fix.html", "result.json"):
-        (tmp_path / made).write_text("of an earlier run")
+        (tmp_path / made).write_text('{"methods": "of an earlier run"}')
     told = ["--method", "temperature", "--json", "result.json"]
     code, said, error = cli("calibrate", save(tmp_path, change(drawn())), *told)
     assert (code, said) == (2, "")
     assert text in error
     for made in ("fix.json", "fix.html", "result.json"):
-        assert (tmp_path / made).read_text() == "of an earlier run"
+        assert (tmp_path / made).read_text() == '{"methods": "of an earlier run"}'
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "arrays.npz",
         "fix.html",
@@ -386,9 +439,12 @@ def test_an_optimiser_that_does_not_converge_is_named(
     ("options", "text"),
     [
         (["--objective", "balancd"], "Did you mean 'balanced'?"),
-        (["--max-head-loss=-1"], "--max-head-loss is -1.0; expected points of accuracy, 0 or more"),
+        (
+            ["--max-head-loss=-1"],
+            "head loss allowed is -1.0; expected points of accuracy, 0 or more",
+        ),
         (["--max-head-loss", "nan"], "expected points of accuracy"),
-        (["--folds", "1"], "--folds is 1; expected 2 or more"),
+        (["--folds", "1"], "number of folds is 1; expected 2 or more"),
         (["--seed=-1"], "--seed is -1; expected 0 or more"),
         (["--method", "logit_adjustmnt"], "Did you mean 'logit_adjustment'?"),
         (["--method", "logit_adjustment:tua=1"], "Did you mean 'tau'?"),
@@ -487,8 +543,11 @@ def test_the_prior_of_target_images_is_estimated(cli: Cli, tmp_path: Path) -> No
     assert said.startswith("Target   prior estimated without labels: most frequent 0 ")
     result = json.loads((tmp_path / "result.json").read_text())
     tried = {method["name"] for method in result["methods"]}
-    assert "target_prior" in tried
+    assert any("label_shift" in name for name in tried)
+    assert "target_prior" not in tried  # what was estimated is learnt, and no declaration
     assert result["objective"] == "overall"
+    assert result["target_prior"] == "estimated"
+    assert any("if it were exact" in text for text in result["warnings"])
 
 
 # Checkpoints
@@ -525,7 +584,10 @@ def test_from_a_checkpoint_to_a_verified_bundle(
     assert code == 0
     assert f"export --fix fix.json {ckpt}" in said
     result = json.loads((tmp_path / "r.json").read_text())
-    assert {m["name"] for m in result["methods"]} == {"none", "bias_corrected_temperature", "ncm"}
+    assert {m["name"] for m in result["methods"]} == {
+        *("none", "temperature"),
+        *("bias_corrected_temperature", "ncm"),
+    }
     assert result["provenance"]["Checkpoint"] == "ckpt.pt"
     assert result["provenance"]["Training data"] == "train"
     file = read_fix_file(tmp_path / "fix.json")
@@ -563,7 +625,7 @@ def test_every_method_applies_to_a_checkpoint_with_training_images(
     assert code == 0, error
     result = json.loads(said)
     tried = {method["name"] for method in result["methods"]}
-    assert tried >= {"tau_norm", "tau_norm:bias=drop", "ncm", "crt", "disalign", "target_prior"}
+    assert tried >= {"tau_norm", "tau_norm:bias=drop", "ncm", "crt", "disalign"}
     skipped = {one["method"]: one["reason"] for one in result["skipped"]}
     assert "sigmoid" in skipped["platt"]
     assert set(skipped) <= {"platt", "matrix", "dirichlet"}

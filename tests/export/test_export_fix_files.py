@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,19 @@ from fix_samples import fix_file, onnx_model
 from samples import draw_photo, write_checkpoint
 
 from ltdeploy.bundle import open_bundle
+from ltdeploy.classes import ClassTable
 from ltdeploy.cli.main import main
 from ltdeploy.datasets import open_dataset
 from ltdeploy.engines import open_engine
 from ltdeploy.engines.torch_reference import reference_engine
 from ltdeploy.errors import DataError, FixError
 from ltdeploy.export import export_bundle
-from ltdeploy.fixes import AffineMap, FixSpec, write_fix_file
+from ltdeploy.fixes import AffineMap, FixFile, FixSpec, MethodEntry, write_fix_file
 from ltdeploy.fixes.fix_file import FixSelection
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import fingerprints
 from ltdeploy.models.onnx_classifier import OnnxClassifier
-from ltdeploy.verify import verify_bundle
+from ltdeploy.verify import report_html, verify_bundle
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8)
 DOUBLED = AffineMap(np.full(6, 2.0), np.arange(6.0))
@@ -56,6 +58,11 @@ def selection(hashes: np.ndarray, name: str = "val") -> FixSelection:
         notes=("chosen with care",),
         hashes=FixSelection.packed(hashes),
     )
+
+
+def unknown_images(count: int) -> FixSelection:
+    """Return images that were only ever seen as rows of an array."""
+    return selection(np.empty(0, dtype=np.uint64)).model_copy(update={"images": count})
 
 
 def test_it_is_used_as_it_stands_and_its_images_are_refused(
@@ -126,6 +133,118 @@ def test_a_method_may_not_come_twice(model: OnnxClassifier, tmp_path: Path) -> N
             export_bundle(model, requested, tmp_path / "a.ltd")
 
 
+def corrected() -> FixFile:
+    shift = AffineMap(np.ones(6), np.arange(6.0))
+    return fix_file(shift, "logit_adjustment").model_copy(
+        update={"methods": (MethodEntry(method="logit_adjustment", parameters={"tau": 1.0}),)}
+    )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_training_prior_is_taken_off_once(
+    model: OnnxClassifier, tmp_path: Path, first: bool
+) -> None:
+    prior = FixSpec("target_prior", {})
+    for other in (corrected(), ADJUST):
+        requested = [other, prior] if first else [prior, other]
+        with pytest.raises(FixError, match="each take the training prior off"):
+            export_bundle(model, requested, tmp_path / "a.ltd")
+        export_bundle(model, requested, tmp_path / "forced.ltd", force=True)
+    export_bundle(model, [FixSpec("tau_norm", {"tau": 0.5}), corrected()], tmp_path / "a.ltd")
+
+
+def test_a_file_that_corrects_for_itself_is_refused_too(
+    model: OnnxClassifier, tmp_path: Path
+) -> None:
+    both = tuple(
+        MethodEntry(method=method, parameters=parameters)
+        for method, parameters in (("logit_adjustment", {"tau": 0.5}), ("target_prior", {}))
+    )
+    with pytest.raises(FixError, match="logit_adjustment and target_prior each take"):
+        export_bundle(model, [corrected().model_copy(update={"methods": both})], tmp_path / "a.ltd")
+
+
+def test_a_balanced_model_takes_no_correction_from_a_file_either(
+    model: OnnxClassifier, tmp_path: Path
+) -> None:
+    balanced = replace(model, trained_with="balanced_softmax")
+    texts = []
+    for one in (corrected(), ADJUST):
+        with pytest.raises(FixError, match=r"trained with balanced_softmax.*--force") as caught:
+            export_bundle(balanced, [one], tmp_path / "a.ltd")
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+    export_bundle(balanced, [corrected()], tmp_path / "a.ltd", force=True)
+    plain = replace(model, trained_with="cross_entropy")
+    export_bundle(plain, [corrected()], tmp_path / "b.ltd")
+    export_bundle(balanced, [fix_file(DOUBLED)], tmp_path / "c.ltd")  # a temperature is none
+
+
+def test_a_fix_of_arrays_says_what_cannot_be_checked(
+    model: OnnxClassifier, photos: Path, tmp_path: Path
+) -> None:
+    chosen = fix_file(DOUBLED, selected_on=unknown_images(9))
+    notes = export_bundle(model, [chosen], tmp_path / "a.ltd").bundle.manifest.fix.notes
+    assert "fitted on arrays" in notes[0]
+    assert "verify will show" in notes[0]
+    assert "left no fingerprints" in notes[1]
+    data = open_dataset(str(photos))
+    done = verify_bundle(tmp_path / "a.ltd", data, reference=model.source.path)
+    assert "chosen on 9 images without fingerprints" in done.provenance["Note"]
+    assert "without fingerprints" in report_html(done, title="a", kind="verification")
+
+    known = {"name": "foreign.onnx", "sha256": model.source.sha256}
+    hashes = np.array([7, 9], dtype=np.uint64)
+    bound = fix_file(DOUBLED, checkpoint=known, selected_on=selection(hashes))
+    bundle = export_bundle(model, [bound], tmp_path / "b.ltd").bundle
+    assert bundle.manifest.fix.notes == ()
+    assert "Note" not in verify_bundle(bundle, data, reference=model.source.path).provenance
+    unfixed = export_bundle(model, [], tmp_path / "c.ltd").bundle
+    assert "Note" not in verify_bundle(unfixed, data, reference=model.source.path).provenance
+
+
+NAMES = ("moth", "beetle", "ant", "bee", "wasp", "whale")
+
+
+def test_a_model_without_names_gets_those_of_the_file(
+    model: OnnxClassifier, tmp_path: Path
+) -> None:
+    counts = model.require_complete().counts
+    nameless = replace(model, classes=ClassTable.from_counts(counts))
+    file = fix_file(DOUBLED, class_names=NAMES, train_counts=counts)
+    bundle = export_bundle(nameless, [file, ADJUST], tmp_path / "a.ltd").bundle
+    assert bundle.classes.names == NAMES
+    assert bundle.classes.counts == counts
+    plain = export_bundle(nameless, [fix_file(DOUBLED)], tmp_path / "b.ltd").bundle
+    assert plain.classes.names == ("0", "1", "2", "3", "4", "5")
+
+
+def test_classes_in_another_order_are_refused_unless_forced(
+    model: OnnxClassifier, tmp_path: Path
+) -> None:
+    table = model.require_complete()
+    swapped = (*table.names[:2], table.names[3], table.names[2], *table.names[4:])
+    cases = [
+        ({"class_names": swapped}, "another order: label 2 is called 'species 3' in it and"),
+        ({"class_names": NAMES}, "other classes, or in another order: label 0 is called 'moth'"),
+        (
+            {"train_counts": table.counts[::-1]},
+            "another order: label 0 has the training count 2 in it and 200 in foreign.onnx",
+        ),
+        ({"train_counts": (201, *table.counts[1:])}, "label 0 has the training count 201"),
+    ]
+    for told, text in cases:
+        with pytest.raises(FixError, match=f"{text}.*") as caught:
+            export_bundle(model, [fix_file(DOUBLED, **told)], tmp_path / "a.ltd")
+        assert "--force" in str(caught.value)
+        forced = export_bundle(
+            model, [fix_file(DOUBLED, **told)], tmp_path / "forced.ltd", force=True
+        )
+        assert forced.bundle.classes.names == table.names  # the model's own count
+    same = fix_file(DOUBLED, class_names=table.names, train_counts=table.counts)
+    export_bundle(model, [same], tmp_path / "a.ltd")
+
+
 def test_all_images_that_chose_are_remembered(
     model: OnnxClassifier, photos: Path, tmp_path: Path
 ) -> None:
@@ -167,9 +286,15 @@ def test_the_command_line_takes_it(
     result = json.loads(told)
     assert result["fix"] == [{"method": "temperature", "parameters": {}}]
     assert result["selected_on"]["objective"] == "few"
+    assert any("fitted on arrays" in note for note in result["notes"])
     code, told, error = run("inspect", out)
     assert code == 0
     assert "temperature (folded: weights)" in told + error
+    twice = ["--logit-adjust", "1.0", "--fix", "target_prior", "--out", str(tmp_path / "c.ltd")]
+    code, _, error = run("export", str(checkpoint), *twice)
+    assert code == 2
+    assert "each take the training prior off" in " ".join(error.split())
+    assert not (tmp_path / "c.ltd").exists()
     other = write_checkpoint(tmp_path / "five.pt", classes=5)
     code, _, error = run("export", str(other), *fix, "--out", str(tmp_path / "b.ltd"))
     assert code == 2

@@ -183,6 +183,11 @@ def test_parameters_keep_their_kind_and_are_shown_short() -> None:
 HASHES = np.array([2**64 - 1, 3, 0, 3], dtype=np.uint64)
 
 
+first = {"kind": "affine", "scale": [1.0, 0.0], "shift": [0.0, 0.0]}
+second = {"kind": "affine", "scale": [0.0, 1.0], "shift": [3.0, 0.0]}
+huge = {"kind": "affine", "scale": [1e25, 1.0], "shift": [0.0, 0.0]}
+
+
 def fitted_file() -> FixFile:
     return FixFile(
         methods=(MethodEntry(method="tau_norm", parameters={"tau": 0.7, "bias": "scale"}),),
@@ -197,6 +202,8 @@ def fitted_file() -> FixFile:
             notes=("τ is the strongest tried",),
             hashes=FixSelection.packed(HASHES),
         ),
+        class_names=("moth", "beetle"),
+        train_counts=(90, 10),
     )
 
 
@@ -214,7 +221,8 @@ def test_a_fix_file_comes_back_as_it_was(tmp_path: Path) -> None:
     assert "hashes" not in read.selected_on.entry().model_dump()
     assert parse_fix(str(tmp_path / "fix.json")) == [read]
     content = json.loads((tmp_path / "fix.json").read_text(encoding="utf-8"))
-    assert list(content) == ["schema", "methods", "steps", "checkpoint", "selected_on"]
+    fitted = ["steps", "checkpoint", "selected_on", "class_names", "train_counts"]
+    assert list(content) == ["schema", "methods", *fitted]
     assert content["selected_on"]["hashes"]["dtype"] == "<u8"
 
 
@@ -260,7 +268,26 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
         (lambda c: c["selected_on"]["hashes"].update(shape=[4]), "cannot hold shape"),
         (lambda c: c["selected_on"]["hashes"].update(dtype="<f8"), r"hashes\.dtype"),
         (lambda c: c["selected_on"].update(images=-1), r"selected_on\.images"),
-        (lambda c: c.update(steps=None), "which need 'steps'"),
+        (lambda c: c.update(steps=None), "'checkpoint', which needs 'steps'"),
+        (
+            lambda c: c.update(steps=None, checkpoint=None, selected_on=None),
+            "'class_names', which needs 'steps'",
+        ),
+        (lambda c: c.update(methods=[]), "'methods' nothing that made them"),
+        (lambda c: c.update(steps=c["steps"] * 33), "has more than 32 steps"),
+        (lambda c: c.update(methods=c["methods"] * 33), "has more than 32 methods"),
+        (lambda c: c["steps"][0].update(scale=[0.0, 0.0]), "every image the same answer"),
+        (lambda c: c.update(steps=[first, second]), "every image the same answer"),
+        (lambda c: c["steps"][0].update(scale=[1e300, 1.0]), r"scale of the AffineMap.*1e\+300"),
+        (lambda c: c["steps"][0].update(shift=[0.0, -1e39]), r"shift of the AffineMap.*1e\+39"),
+        (lambda c: c.update(steps=[huge] * 2), r"scale of the AffineMap.*1e\+50"),
+        (lambda c: c.update(steps=[huge] * 20), "not finite"),
+        (lambda c: c["class_names"].append("ant"), "'class_names' has 3 entries"),
+        (lambda c: c["train_counts"].pop(), "'train_counts' has 1 entries"),
+        (lambda c: c["train_counts"].append(-1), r"train_counts\.2"),
+        (lambda c: c.update(train_counts=[0, 0]), "counts are zero"),
+        (lambda c: c.update(class_names=["moth", "moth"]), "'moth' stands twice"),
+        (lambda c: c.update(class_names=["moth", " "]), "empty name"),
     ],
 )
 def test_a_damaged_fix_file_says_where(
@@ -274,6 +301,44 @@ def test_a_damaged_fix_file_says_where(
     with pytest.raises(FixError, match=text) as caught:
         read_fix_file(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "blind",
+    [
+        AffineMap(np.ones((3, 3)), np.arange(3.0)),
+        NewHead(np.zeros((3, 4)), np.arange(3.0)),
+        NewHead(np.tile(np.arange(4.0), (3, 1)), np.arange(3.0), normalise=True),
+    ],
+    ids=["equal rows", "head of zeros", "head of equal rows"],
+)
+def test_a_map_that_looks_at_nothing_is_refused(blind: LogitMap) -> None:
+    methods = (MethodEntry(method="crt", parameters={"l2": 0.1}),)
+    with pytest.raises(FixError, match="every image the same answer"):
+        FixFile(methods=methods, steps=encode(blind))
+
+
+@pytest.mark.parametrize(
+    "seeing",
+    [
+        AffineMap(np.diag([1.0, 0.0, 0.0]), np.zeros(3)),
+        AffineMap(np.array([1e30, 1.0, 1e-30]), np.array([-1e30, 0.0, 0.0])),
+        NewHead(np.eye(3), np.zeros(3)),
+        LogSoftmax(3),
+        Blend(np.zeros(3), np.arange(3.0), np.ones(4), 0.0),
+    ],
+    ids=["one class", "at the limit", "head", "log-softmax", "blend"],
+)
+def test_a_map_that_looks_at_something_is_taken(seeing: LogitMap) -> None:
+    methods = (MethodEntry(method="crt", parameters={"l2": 0.1}),)
+    assert FixFile(methods=methods, steps=encode(seeing)).logit_map() is not None
+
+
+def test_no_fix_at_all_may_be_written() -> None:
+    none = FixFile(methods=(), steps=encode(AffineMap.identity(3)))
+    fitted = none.logit_map()
+    assert fitted is not None
+    assert fitted.is_identity
 
 
 @pytest.mark.parametrize(

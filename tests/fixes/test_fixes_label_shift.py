@@ -16,10 +16,10 @@ from ltdeploy.errors import FixError
 from ltdeploy.fixes import AffineMap, FixContext
 from ltdeploy.fixes.label_shift import (
     LabelShift,
-    estimate_prior_em,
     estimate_weights_bbse,
     estimate_weights_rlls,
 )
+from ltdeploy.fixes.shift_em import estimate_prior_em
 from ltdeploy.fixes.target_prior import label_shares
 from ltdeploy.models.head import Head
 
@@ -115,7 +115,7 @@ def test_em_ignores_what_is_added_to_a_row_and_follows_a_permutation(seed: int) 
 
 def test_smoothing_is_strong_on_few_images_and_weak_on_many() -> None:
     few, many = sample(TARGET, 12, 3)[0], sample(TARGET, 5000, 3)[0]
-    strongest = estimate_prior_em(few, SOURCE, smoothing=1.0)
+    strongest = estimate_prior_em(few, SOURCE, smoothing=5.0)
     np.testing.assert_allclose(estimate_prior_em(few, SOURCE), strongest)
     assert np.abs(estimate_prior_em(many, SOURCE) - TARGET).max() < 0.08
 
@@ -133,10 +133,92 @@ def test_em_survives_extreme_logits(size: float) -> None:
     assert np.isfinite(np.log(estimate_prior_em(logits, SOURCE))).all()
 
 
-def test_em_says_when_it_does_not_converge() -> None:
+@pytest.mark.parametrize("smoothing", [None, 0.0], ids=["while smoothing is chosen", "after"])
+def test_em_says_when_it_does_not_converge(smoothing: float | None) -> None:
     logits, _ = sample(TARGET, 500, 5)
     with pytest.raises(FixError, match="EM did not converge in 2 iterations"):
-        estimate_prior_em(logits, SOURCE, max_iterations=2)
+        estimate_prior_em(logits, SOURCE, smoothing=smoothing, max_iterations=2)
+
+
+# ---- EM along the training counts
+
+MANY = 20
+UNIFORM = np.full(MANY, 1 / MANY)
+TRAINING = np.geomspace(50.0, 1.0, MANY) / np.geomspace(50.0, 1.0, MANY).sum()
+
+
+def weak(prior: np.ndarray, images: int, seed: int) -> np.ndarray:
+    """Return exact log-posteriors of a weak model under the uniform prior."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(MANY, size=images, p=prior)
+    return log_softmax(1.3 * (1.3 * np.eye(MANY)[labels] + rng.normal(size=(images, MANY))))
+
+
+def distance(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(found - truth).sum() / 2)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, -0.5, -1.0], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_training_prior_lets_few_images_tell_a_forward_or_backward_tail(
+    power: float, seed: int
+) -> None:
+    truth = TRAINING**power / (TRAINING**power).sum()
+    logits = weak(truth, 400, seed)
+    with_counts = distance(estimate_prior_em(logits, UNIFORM, training_prior=TRAINING), truth)
+    without = distance(estimate_prior_em(logits, UNIFORM), truth)
+    assert with_counts < 0.75 * without
+    # Control: counts in another order say nothing, and are left alone.
+    order = np.random.default_rng(0).permutation(MANY)
+    shuffled = estimate_prior_em(logits, UNIFORM, training_prior=TRAINING[order])
+    assert distance(shuffled, truth) > 1.25 * with_counts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_uniform_target_stays_uniform(seed: int) -> None:
+    found = estimate_prior_em(weak(UNIFORM, 2000, seed), UNIFORM, training_prior=TRAINING)
+    assert distance(found, UNIFORM) < 0.05
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_em_with_a_training_prior_follows_a_permutation(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(MANY)
+    logits = weak(TRAINING, 60, seed)
+    found = estimate_prior_em(logits, UNIFORM, training_prior=TRAINING)
+    permuted = estimate_prior_em(logits[:, order], UNIFORM, training_prior=TRAINING[order])
+    np.testing.assert_allclose(permuted, found[order], atol=1e-6)
+
+
+def test_the_tilt_maximises_the_likelihood() -> None:
+    logits = weak(TRAINING, 3000, 1)  # smoothing as strong as below leaves the centre alone
+    found = estimate_prior_em(logits, UNIFORM, training_prior=TRAINING, smoothing=1e6)
+    power = np.polyfit(np.log(TRAINING), np.log(found), 1)[0]
+    best = minimize(
+        lambda x: -np.log(softmax(logits) @ softmax(x[0] * np.log(TRAINING))).sum(), [0.0]
+    ).x[0]
+    assert 0 < power <= best + 0.0625
+    assert power == pytest.approx(best, abs=0.2)
+
+
+def test_too_few_images_are_not_asked_for_a_tilt() -> None:
+    few, enough = weak(TRAINING, 29, 0), weak(TRAINING, 200, 0)
+    for logits, same in ((few, True), (enough, False)):
+        found = estimate_prior_em(logits, UNIFORM, training_prior=TRAINING)
+        assert np.allclose(found, estimate_prior_em(logits, UNIFORM)) == same
+
+
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        (TRAINING[:-1], "training prior is not one share for each of 20"),
+        (np.where(np.arange(MANY) == 7, 0.0, TRAINING), r"training prior .* labels \[7\]"),
+    ],
+)
+def test_em_refuses_an_unusable_training_prior(training: np.ndarray, text: str) -> None:
+    with pytest.raises(FixError, match=text):
+        estimate_prior_em(weak(UNIFORM, 50, 0), UNIFORM, training_prior=training)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +342,25 @@ def test_label_shift_raises_accuracy_on_the_target() -> None:
     after = (LabelShift().fit(context).apply(logits).argmax(axis=1) == labels).mean()
     oracle = ((logits + np.log(TARGET / SOURCE)).argmax(axis=1) == labels).mean()
     assert after > before + 0.8 * (oracle - before)
+
+
+def test_label_shift_takes_the_training_counts_where_they_fit() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(MANY), 100)
+    logits = log_softmax(1.3 * (1.3 * np.eye(MANY)[labels] + rng.normal(size=(len(labels), MANY))))
+    without = FixContext(logits=logits, labels=labels, target_logits=weak(TRAINING, 400, 1))
+    counted = replace(without, classes=ClassTable.from_counts((1e4 * TRAINING).astype(int)))
+    found = LabelShift().target_prior(counted)
+    assert distance(found, TRAINING) < 0.75 * distance(LabelShift().target_prior(without), TRAINING)
+    # Counts of other classes than the head's (a background row) are no help.
+    other = replace(
+        without,
+        classes=ClassTable.from_counts(range(1, MANY)),
+        head=Head("linear", np.eye(MANY), None),
+    )
+    np.testing.assert_array_equal(
+        LabelShift().target_prior(other), LabelShift().target_prior(without)
+    )
 
 
 def test_label_shift_without_validation_needs_em_and_counts() -> None:

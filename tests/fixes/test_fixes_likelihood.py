@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import check_grad, minimize, minimize_scalar
+from scipy.optimize import check_grad, minimize
 from scipy.special import log_softmax
-from sklearn.calibration import _TemperatureScaling
 from sklearn.linear_model import LogisticRegression
 
 from ltdeploy.errors import FixError
@@ -55,55 +54,6 @@ def affine(fix: Fix, context: FixContext) -> AffineMap:
     mapped = fix.fit(context)
     assert isinstance(mapped, AffineMap)
     return mapped
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
-def test_temperature_is_scikit_learns_and_scipys(weighted: bool, seed: int) -> None:
-    logits, labels, weights = drawn(seed)
-    weights = weights if weighted else None
-    t = fit_temperature(logits, labels, weights)
-    theirs = _TemperatureScaling().fit(logits, labels, weights)
-    assert t == pytest.approx(1 / theirs.beta_, rel=1e-6)
-    found = minimize_scalar(
-        lambda log_t: nll(logits / np.exp(log_t), labels, weights),
-        bounds=(-4.6, 4.6),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
-    assert t == pytest.approx(np.exp(found.x), rel=1e-6)
-
-
-@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
-def test_temperature_scales_with_the_logits(scale: float) -> None:
-    logits, labels, _ = drawn()
-    assert fit_temperature(scale * logits, labels) == pytest.approx(
-        scale * fit_temperature(logits, labels), rel=1e-9
-    )
-
-
-def test_temperature_of_two_classes_in_closed_form() -> None:
-    # One image in four is wrong by a margin of 3: softmax(3 / t) = 3/4, so t = 3 / log 3.
-    logits = np.tile([3.0, 0.0], (4, 1))
-    assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(3 / np.log(3), rel=1e-9)
-    three_to_one = fit_temperature(logits[:2], np.array([0, 1]), np.array([3.0, 1.0]))
-    assert three_to_one == pytest.approx(3 / np.log(3), rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("logits", "edge"),
-    [
-        (np.eye(3), "0.01"),
-        (100 * np.eye(3), "0.01"),
-        (1e6 * np.eye(3), "0.01"),
-        (-5 * np.eye(3), "100"),
-        (-1e6 * np.eye(3), "100"),
-    ],
-)
-def test_temperature_at_the_edge_is_refused(logits: Any, edge: str) -> None:
-    with pytest.raises(FixError, match=f"is {edge}, at the edge"):
-        fit_temperature(logits, np.arange(3))
 
 
 def penalty(fix: Fix, theta: Any, classes: int) -> tuple[Any, Any, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -213,6 +215,24 @@ def test_group_boost_undoes_a_tilt() -> None:
     held_out = tilted(1, 400, 4.0)
     identity = AffineMap.identity(5)
     assert balanced(mapped, held_out) > balanced(identity, held_out) + 0.2
+
+
+def test_group_boost_goes_by_the_weights_of_the_images() -> None:
+    context = tilted(0, 400, 4.0)
+    assert context.labels is not None
+    head_alone = np.where(context.labels < 2, 1.0, 1e-6)  # as a target prior may weigh them
+    assert context.logits is not None
+
+    def head(mapped: AffineMap) -> float:
+        right = mapped.apply(context.logits).argmax(axis=1) == context.labels
+        return float(right[context.labels < 2].mean())
+
+    before = head(AffineMap.identity(5))
+    assert head(affine(GroupBoost().fit(replace(context, weights=head_alone)))) >= before
+    assert head(affine(GroupBoost().fit(context))) < before - 0.01
+    as_classes = replace(context, weights=np.full(len(context.labels), 7.0))
+    expected = affine(GroupBoost().fit(context)).shift
+    np.testing.assert_array_equal(affine(GroupBoost().fit(as_classes)).shift, expected)
 
 
 def test_group_boost_with_three_images_per_class_does_little_harm() -> None:

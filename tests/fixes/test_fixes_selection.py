@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,15 @@ import pytest
 from ltdeploy.classes import ClassTable
 from ltdeploy.errors import FixError
 from ltdeploy.fixes import (
+    Fix,
     FixContext,
     FixSpec,
     LogitAdjustment,
+    TargetPrior,
+    TauNorm,
+    Temperature,
     choose_strength,
+    fit_chain,
     fit_fixes,
     fit_temperature,
     parse_fix,
@@ -99,8 +105,66 @@ def test_later_fixes_see_the_head_that_earlier_ones_leave() -> None:
 
 def test_a_method_is_named_once() -> None:
     spec = FixSpec("temperature", {"t": 2.0})
-    with pytest.raises(FixError, match="asked for 2 times"):
+    with pytest.raises(FixError, match="temperature is asked for more than once"):
         fit_fixes([spec, spec], long_tailed())
+
+
+TWICE = [
+    [LogitAdjustment(1.0), TargetPrior()],
+    [TargetPrior(), LogitAdjustment(0.5)],
+    [LogitAdjustment(0.0), TargetPrior()],
+    [LogitAdjustment(1.0), TauNorm(0.7), TargetPrior((1.0, 1.0, 1.0, 1.0, 2.0))],
+]
+
+
+@pytest.mark.parametrize(
+    "fixes", TWICE, ids=["adjust first", "prior first", "tau 0", "one between"]
+)
+def test_the_training_prior_is_taken_off_once(fixes: list[Fix]) -> None:
+    specs = [FixSpec(fix.method, fix.parameters()) for fix in fixes]
+    with pytest.raises(FixError, match=r"would correct twice.*--force \(force=True in Python\)"):
+        fit_chain(fixes, long_tailed())
+    with pytest.raises(FixError, match="each take the training prior off"):
+        fit_fixes(specs, long_tailed())
+    forced = replace(long_tailed(), force=True)
+    fit_chain(fixes, forced)
+    fit_fixes(specs, forced)
+
+
+@pytest.mark.parametrize(
+    "fixes",
+    [
+        [TauNorm(0.7), LogitAdjustment(1.0)],
+        [LogitAdjustment(1.0), Temperature(2.0)],
+    ],
+    ids=["tau_norm", "temperature"],
+)
+def test_one_correction_beside_others_is_none_too_many(fixes: list[Fix]) -> None:
+    assert not fit_chain(fixes, long_tailed()).is_identity
+
+
+def test_a_strength_still_to_be_chosen_counts_as_a_correction() -> None:
+    specs = [FixSpec("logit_adjustment", {"tau": "auto"}), FixSpec("target_prior", {})]
+    with pytest.raises(FixError, match="logit_adjustment and target_prior each take"):
+        fit_fixes(specs, long_tailed())
+
+
+def test_a_chain_names_a_method_once() -> None:
+    for force in (False, True):
+        with pytest.raises(FixError, match="logit_adjustment is asked for more than once"):
+            fit_chain(
+                [LogitAdjustment(0.5), LogitAdjustment(1.0)], replace(long_tailed(), force=force)
+            )
+
+
+@pytest.mark.parametrize("fix", [LogitAdjustment(1.0), TargetPrior()])
+def test_a_model_that_corrects_by_itself_is_named_with_both_ways_out(fix: Fix) -> None:
+    context = replace(long_tailed(), trained_with="balanced_softmax")
+    text = r"model was trained with balanced_softmax.*--force \(force=True in Python\)"
+    with pytest.raises(FixError, match=text):
+        fix.fit(context)
+    assert not fix.fit(replace(context, force=True)).is_identity
+    assert not fix.fit(replace(context, trained_with="cross_entropy")).is_identity
 
 
 def test_dropping_a_bias_that_knows_the_answer_is_not_called_no_fix() -> None:
@@ -164,7 +228,7 @@ def test_temperature_of_a_perfect_model_is_refused() -> None:
         ("tau_norm:tau", "key=value"),
         ("tau_norm:tau=strong", "expected a number at least 0"),
         ("tau_norm:tau=-1", "at least 0"),
-        ("missing.json", "Cannot read the fix file"),
+        ("missing.json", "no fix file at missing.json; 'ltdeploy calibrate .* writes one"),
     ],
 )
 def test_fixes_that_cannot_be_read_say_why(text: str, message: str) -> None:
@@ -182,7 +246,7 @@ def test_fix_files(tmp_path: Path) -> None:
     specs = parse_fix(str(file))
     assert [spec.method for spec in specs] == ["tau_norm", "temperature"]
     file.write_text("{")
-    with pytest.raises(FixError, match="not JSON"):
+    with pytest.raises(FixError, match=r"cut short or damaged. Write it again .*calibrate"):
         parse_fix(str(file))
     file.write_text('{"schema": 2, "methods": []}')
     with pytest.raises(FixError, match="schema 2"):

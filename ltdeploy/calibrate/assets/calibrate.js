@@ -61,13 +61,15 @@
 
   let sweepChart;
   const seriesOf = (sweep) => [...groups, ...Object.keys(AVERAGES)].filter((name) => sweep.series[name]?.some(isNumber));
+  const standing = ({ method }) => (method === result.chosen.name
+    ? `${method} is the chosen fix.` : `${method} is not the chosen fix; that is ${result.chosen.name}.`);
   const describe = (sweep) => {
     const [first, last] = [sweep.values[0], sweep.values.at(-1)];
     const ends = seriesOf(sweep).map((name) => {
       const series = sweep.series[name];
-      return `${name} from ${fixed(series[0], 1)} to ${fixed(series.at(-1), 1)}, ${fixed(series[nearest(sweep.values, sweep.chosen)], 1)} at the chosen value`;
+      return `${name} from ${fixed(series[0], 1)} to ${fixed(series.at(-1), 1)}, ${fixed(series[nearest(sweep.values, sweep.chosen)], 1)} at its best value`;
     });
-    return `Accuracy in per cent over ${sweep.parameter} of ${sweep.method} from ${show(first)} to ${show(last)}; chosen ${show(sweep.chosen)}. ${ends.join("; ")}. The slider below reads every value.`;
+    return `Accuracy in per cent over ${sweep.parameter} of ${sweep.method} from ${show(first)} to ${show(last)}; its best value is ${show(sweep.chosen)}. ${standing(sweep)} ${ends.join("; ")}. The slider below reads every value.`;
   };
   const drawSweep = () => {
     if (!picker) return;
@@ -92,10 +94,10 @@
     });
   };
 
-  // The curves as figures: at the slider, at the chosen value, and what lies between.
+  // The curves as figures: at the slider, at the method's best value, and what lies between.
   const readSweep = () => {
     const sweep = sweepOf(), names = seriesOf(sweep), here = Number(slider.value);
-    const chosen = nearest(sweep.values, sweep.chosen);
+    const best = nearest(sweep.values, sweep.chosen);
     const value = `${sweep.parameter} ${show(sweep.values[here])}`;
     document.getElementById("sweep-at").textContent = value;
     slider.setAttribute("aria-valuetext", value);
@@ -107,8 +109,8 @@
           groups.includes(name) ? element("span", { class: `swatch tint-${charts.tint(name)}` }) : "", name)))),
       element("tbody", {},
         row(`at ${value}`, (series) => fixed(series[here], 1)),
-        row(`chosen, ${sweep.parameter} ${show(sweep.values[chosen])}`, (series) => fixed(series[chosen], 1)),
-        row("difference, points", (series) => signed(difference(series[here], series[chosen]), 1))),
+        row(`best value, ${sweep.parameter} ${show(sweep.values[best])}`, (series) => fixed(series[best], 1)),
+        row("difference, points", (series) => signed(difference(series[here], series[best]), 1))),
     );
     sweepChart?.draw();
   };
@@ -116,6 +118,7 @@
     const sweep = sweepOf();
     slider.max = sweep.values.length - 1;
     slider.value = nearest(sweep.values, sweep.chosen);
+    document.getElementById("sweep-note").textContent = standing(sweep);
     drawSweep();
     readSweep();
   };

@@ -2,7 +2,7 @@
 // eslint-disable-next-line no-unused-vars
 const charts = (() => {
   "use strict";
-  const { view, color, isNumber, fixed, whole } = report;
+  const { view, imageKind, color, isNumber, fixed, whole } = report;
   const SHAPES = ["circle", "triangle", "rect"];
   const tint = (group) => Math.max(0, view.groups.indexOf(group)) % 3;
   const groupColor = (group) => color(`group-${view.groups.includes(group) ? tint(group) : 3}`);
@@ -72,7 +72,7 @@ const charts = (() => {
     const training = `${low === high ? whole(low) : `${whole(low)}–${whole(high)}`} training images`;
     const [c] = of;
     if (of.length > 1) return [`${whole(of.length)} classes, ${c.group}`, training, `about ${fixed(c[after], 0)} % right`];
-    return [c.name, `${c.group} · ${training}, ${whole(c.images)} test images`,
+    return [c.name, `${c.group} · ${training}, ${whole(c.images)} ${imageKind} images`,
       `${view.names[before]}: ${fixed(c[before], 1)} %`, `${view.names[after]}: ${fixed(c[after], 1)} %`];
   };
 

@@ -5,6 +5,7 @@ const report = (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const result = read("result-data");
   const view = read("view-data");
+  const imageKind = view.images ?? "test";
   const root = document.documentElement;
 
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
@@ -202,7 +203,7 @@ const report = (() => {
         element("span", { class: `swatch tint-${Math.max(0, view.groups.indexOf(cell.getValue())) % 3}` }), String(cell.getValue())),
     }),
     column.number("train_count", "Training images", whole, { minWidth: 84 }),
-    column.number("images", "Test images", whole, { minWidth: 78 }),
+    column.number("images", `${imageKind[0].toUpperCase()}${imageKind.slice(1)} images`, whole, { minWidth: imageKind.length > 6 ? 98 : 78 }),
   ];
   const classTable = (rows, columns) => {
     const grid = table("#class-table", rows, columns, {
@@ -241,6 +242,14 @@ const report = (() => {
     }
   }
 
+  // What is cut off at the right is told in words too: many phones show no scroll bar.
+  for (const frame of document.querySelectorAll(".scroll")) {
+    const hint = element("p", { class: "scroll-hint", "aria-hidden": "true" }, "more columns: scroll sideways →");
+    frame.before(hint);
+    const watch = new ResizeObserver(() => { hint.hidden = frame.scrollWidth <= frame.clientWidth; });
+    for (const node of [frame, ...frame.children]) watch.observe(node);
+  }
+
   // Charts take their colours from the style sheet, so they are drawn anew when the theme changes.
   const onTheme = (draw) => {
     draw();
@@ -250,7 +259,7 @@ const report = (() => {
   };
 
   return {
-    result, view, color, isNumber, fixed, signed, whole, probability, difference, element,
+    result, view, imageKind, color, isNumber, fixed, signed, whole, probability, difference, element,
     csv, offer, column, classColumns, classTable, onTheme,
   };
 })();
