@@ -220,7 +220,7 @@ def test_a_head_of_two_layers_takes_what_looks_at_logits_only(tmp_path: Path) ->
     [
         (AffineMap.identity(5), "6 classes and the fix 5"),
         (LogSoftmax(7), "6 classes and the fix 7"),
-        (NewHead(np.ones((6, 32)), np.ones(6)), "length 32, and the head of .* is given 12"),
+        (NewHead(np.eye(6, 32), np.ones(6)), "length 32, and the head of .* is given 12"),
         (Blend(np.ones(6), np.ones(6), np.ones(65), 0.0), "length 65"),
     ],
 )
