@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .output import Output
@@ -51,7 +52,9 @@ def report_choice(output: Output, done: Calibration) -> None:
         )
     reasons: dict[str, list[str]] = {}
     for one in done.skipped:
-        told = one.reason.removeprefix(f"{one.method}: ")
+        # Methods that lack the same stand on one line, without each one's name before "needs".
+        first = re.split("[:+]", one.method)[0]
+        told = one.reason.removeprefix(f"{one.method}: ").removeprefix(f"{first} ")
         reasons.setdefault(told, []).append(one.method)
     for reason, names in reasons.items():
         output.say(f"Not tried: {', '.join(names)}: {reason}")

@@ -122,7 +122,8 @@ def program() -> str:
     name = Path(sys.argv[0])
     if shutil.which("ltdeploy") is not None or name.name != "ltdeploy":
         return "ltdeploy"
-    return os.path.relpath(name)
+    near = os.path.relpath(name)
+    return str(name.absolute()) if near.startswith(os.pardir) else near
 
 
 def silence_stdout() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from samples import draw_photo
 
+from ltdeploy.cli.output import program
+
 LTDEPLOY = f"{shlex.quote(sys.executable)} -m ltdeploy"
 
 
@@ -105,3 +107,18 @@ def test_json_goes_through_links_and_pipes(bundle_path: Path, tmp_path: Path) ->
     fifo = f"mkfifo pipe; cat pipe > copy.json & {LTDEPLOY} inspect {bundle_path} --json pipe; wait"
     assert shell(fifo, tmp_path).returncode == 0
     assert json.loads((tmp_path / "copy.json").read_text())["schema"] == 1
+
+
+def test_what_to_type_next_can_be_typed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("project/.venv/bin", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "project/.venv/bin/ltdeploy")])
+    monkeypatch.chdir(tmp_path / "project")
+    assert program() == ".venv/bin/ltdeploy"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert program() == str(tmp_path / "project/.venv/bin/ltdeploy")
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert program() == "ltdeploy"
