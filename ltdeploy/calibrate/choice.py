@@ -208,7 +208,7 @@ def reason_for(
     if abs(change) < _SHOWN_CHANGE:
         text += f" and leaves the {head} group as it was"
     else:
-        text += f" and {'costs' if change < 0 else 'gives'} the {head} group {abs(change):.1f}"
+        text += f" and {'costs' if change < 0 else 'gives'} the {head} group {abs(change):.1f} points"
     if rival is not None:
         text += (
             f"; {contestants[rival].name} is {-standing.behind:.1f} points ahead, within one "

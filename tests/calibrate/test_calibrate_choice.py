@@ -185,7 +185,7 @@ def test_the_reason_for_a_fix_names_gain_interval_and_price() -> None:
         "tau_norm:tau=0.7 raises class-averaged accuracy on held-out images from 33.3 to 52.3 % "
         "(+19.0 points, 95 % interval +"
     )
-    assert text.endswith(") and costs the many group 3.0.")
+    assert text.endswith(") and costs the many group 3.0 points.")
     assert "ahead" not in text
 
 
