@@ -113,7 +113,7 @@ for method in done.methods:
     )
 print(done.reason)
 for skipped in done.skipped[:2]:
-    print(f"not tried: {skipped.method}: {skipped.reason}")
+    print(f"not tried: {skipped.reason}")
 show("auto", auto.predict(test_logits))
 
 # %% [markdown]

@@ -68,12 +68,14 @@ class Exported:
     fixes : those that were fitted, with what stands behind each that was ``auto``; what a fix file
         brought is in the manifest alone.
     unreadable : validation images that could not be used, and why.
+    validation_inside : whether some of the validation images are in the bundle, as golden samples.
     """
 
     bundle: Bundle
     fixes: tuple[FittedFix, ...]
     checks: Checks
     unreadable: tuple[tuple[str, str], ...] = ()
+    validation_inside: bool = False
 
 
 def export_bundle(
@@ -160,7 +162,7 @@ def export_bundle(
         files={name: file_entry(content) for name, content in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
-    return Exported(bundle, fitted.fixes, checks, fitted.unreadable)
+    return Exported(bundle, fitted.fixes, checks, fitted.unreadable, validation is not None)
 
 
 def golden_images(

@@ -72,7 +72,7 @@ def test_the_choice_is_told(told: tuple[str, dict[str, Any]]) -> None:
     assert done.reason in text
     rows = re.findall(r"^(\S+) +\d+ +\d+\.\d \(\d+\.\d … \d+\.\d\) +\d+\.\d+ +\d+\.\d$", text, re.M)
     assert rows == [method.name for method in done.methods]
-    assert "not tried: tau_norm: tau_norm needs the head's weights" in text
+    assert "not tried: tau_norm needs the head's weights" in text
     assert names["careful"].calibration_.chosen.head_change.low >= -15
 
 

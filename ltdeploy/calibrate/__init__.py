@@ -9,7 +9,7 @@ from .objective import Aim
 from .report import render_report
 from .result import Calibration, MethodResult
 from .run import calibrate
-from .sources import DataSources, estimated_prior, evidence_of_checkpoint, prior_of_table
+from .sources import DataSources, aim_for, estimated_prior, evidence_of_checkpoint, prior_of_table
 
 __all__ = [
     "AUTO",
@@ -20,6 +20,7 @@ __all__ = [
     "FixEstimator",
     "Lean",
     "MethodResult",
+    "aim_for",
     "calibrate",
     "check_context",
     "estimated_prior",

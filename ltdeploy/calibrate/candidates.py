@@ -30,6 +30,8 @@ AUTO = (
     "platt",
     "bias_corrected_temperature+label_shift:source=validation",
 )
+# What is defined for the independent scores of a sigmoid head too.
+_OF_SIGMOID = ("temperature", "tau_norm", "platt")
 # ``auto`` does not try to learn ten times as many numbers as there are images, nor what takes
 # longer than everything else together; a method that the user names is tried.
 _MOST_FREEDOM = 10
@@ -148,6 +150,9 @@ def _open_spec(text: str) -> FixSpec:
 def _hopeless(candidate: Candidate, context: FixContext) -> str | None:
     assert context.labels is not None
     missing = {need for fix in candidate.chains[0] for need in fix.needs} - context.evidence()
+    sigmoid = context.head is not None and context.head.activation == "sigmoid"
+    if sigmoid and candidate.name.split(":")[0] not in _OF_SIGMOID:
+        return "is defined for softmax heads; this one's activation is sigmoid"
     if missing or not candidate.learns_from_validation:
         return None  # fitting says what is missing
     freedom = candidate.freedom(context)

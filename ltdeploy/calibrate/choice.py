@@ -10,13 +10,20 @@ import numpy.typing as npt
 from ..metrics import Figure
 from .objective import NORMAL, Aim, Objective, Strata
 
-__all__ = ["Comparison", "Contestant", "compare", "paired_difference", "reason_for"]
+__all__ = [
+    "Comparison",
+    "Contestant",
+    "compare",
+    "head_change",
+    "paired_difference",
+    "reason_for",
+]
 
 _WORDS: dict[Objective, str] = {
     "balanced": "class-averaged accuracy",
-    "few": "accuracy of the rarest group",
-    "harmonic": "harmonic mean of the groups' accuracies",
-    "overall": "accuracy over images",
+    "few": "the accuracy of the rarest group",
+    "harmonic": "the harmonic mean of the groups' accuracies",
+    "overall": "the accuracy over images",
 }
 _SHOWN_CHANGE = 0.05  # points; less is shown as 0.0
 
@@ -30,8 +37,8 @@ class Contestant:
     name : of the method.
     freedom : how many numbers it learns from data.
     correct : whether each image is answered rightly, array of shape (N,).
-    last_resort : whether it is chosen only where no other is within one standard error of the best:
-        leaving decisions as they are, where the user asked for methods by name.
+    last_resort : whether it is chosen only where it is the best: leaving decisions as they are,
+        where the user asked for methods by name.
     """
 
     name: str
@@ -86,7 +93,7 @@ def paired_difference(
     replicates = strata.replicates(both, objective, multiplicities)
     value = float(reached[0] - reached[1])
     drawn = replicates[:, 0] - replicates[:, 1]
-    error = float(np.hypot(drawn.std(ddof=1), strata.one_image(objective)))
+    error = float(np.hypot(drawn.std(ddof=1), strata.one_image(objective, both)))
     return Figure(value, value - NORMAL * error, value + NORMAL * error), error
 
 
@@ -104,7 +111,7 @@ def compare(
     equally simple ones the best.
     """
     reached = strata.values(np.stack([c.correct for c in contestants], axis=1), aim.objective)
-    head = [_head_change(c.correct, unfixed, strata, multiplicities) for c in contestants]
+    head = [head_change(c.correct, unfixed, strata, multiplicities) for c in contestants]
     limit = np.inf if aim.max_head_loss is None else aim.max_head_loss
     admissible = [(change.low or 0.0) >= -limit - 1e-9 for change in head]
     if not any(admissible):
@@ -131,13 +138,11 @@ def compare(
         if admissible[place] and reached[best] - reached[place] <= errors[place]
     ]
     chosen = min(
-        near,
-        key=lambda place: (
-            contestants[place].last_resort,
-            contestants[place].freedom,
-            -reached[place],
-        ),
+        (place for place in near if place == best or not contestants[place].last_resort),
+        key=lambda place: (contestants[place].freedom, -reached[place]),
     )
+    if contestants[best].last_resort:
+        chosen = best
     found = []
     for place in range(len(contestants)):
         status = "candidate" if place in near else "behind"
@@ -150,12 +155,13 @@ def compare(
     return found
 
 
-def _head_change(
+def head_change(
     correct: npt.NDArray[np.bool_],
     unfixed: npt.NDArray[np.bool_],
     strata: Strata,
     multiplicities: npt.NDArray[np.floating],
 ) -> Figure:
+    """Return how many points the most frequent group gains; arguments as for the difference."""
     only = Strata(strata.head, strata.head, {"head": strata.head})
     return paired_difference(correct, unfixed, only, multiplicities, "balanced")[0]
 
@@ -176,7 +182,7 @@ def reason_for(
     before : the objective without a fix.
     gain : the chosen method's paired gain over no fix.
     shown : the chosen fixes with their parameters; empty where decisions are left as they are.
-    head : name of the most frequent group.
+    head : name of the most frequent group; empty where all classes are in one.
     """
     place = next(i for i, c in enumerate(comparisons) if c.status == "chosen")
     chosen, standing = contestants[place], comparisons[place]
@@ -205,10 +211,13 @@ def reason_for(
     )
     text += ", which may be chance)" if gain.low <= 0 <= gain.high else ")"
     change = standing.head_change.value or 0.0
-    if abs(change) < _SHOWN_CHANGE:
+    if not head:
+        pass
+    elif abs(change) < _SHOWN_CHANGE:
         text += f" and leaves the {head} group as it was"
     else:
-        text += f" and {'costs' if change < 0 else 'gives'} the {head} group {abs(change):.1f} points"
+        verb = "costs" if change < 0 else "gives"
+        text += f" and {verb} the {head} group {abs(change):.1f} points"
     if rival is not None:
         text += (
             f"; {contestants[rival].name} is {-standing.behind:.1f} points ahead, within one "
@@ -234,11 +243,11 @@ def _costly(
     assert change.value is not None
     assert change.low is not None
     assert change.high is not None
+    lost = f"{-change.value:.1f} points" if change.value < 0 else "nothing"
     return (
-        f"; {contestants[best].name} would reach {comparisons[best].reached:.1f} %, but what it "
-        f"does to the {head} group ({_signed(change.value)}, {_signed(change.low)} to "
-        f"{_signed(change.high)}) does not rule out a loss of more than "
-        f"{aim.max_head_loss:g} points"
+        f"; {contestants[best].name} would reach {comparisons[best].reached:.1f} %, but costs the "
+        f"{head} group {lost}, and by its interval perhaps {-change.low:.1f}, more than the "
+        f"{aim.max_head_loss:g} allowed"
     )
 
 

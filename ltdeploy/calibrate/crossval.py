@@ -78,7 +78,8 @@ def cross_validate(candidate: Candidate, context: FixContext, fold: IntArray) ->
             if len(candidate.chains) == 1:
                 raise
             notes.append(str(error))
-    if notes and all(one.is_identity for per_fold in maps for one in per_fold):
+    nothing_left = all(one.is_identity for per_fold in maps for one in per_fold)
+    if notes and (nothing_left or (len(set(notes)) == 1 and len(maps) <= 1)):
         raise FixError(notes[0])  # what is left, if anything, is no fix
     values = tuple(candidate.values[place] for place in fitted) if candidate.values else ()
     if candidate.learns_from_validation:

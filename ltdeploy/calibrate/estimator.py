@@ -16,9 +16,10 @@ from ..models.head import Activation, Head
 from ..models.trained_with import resolve_trained_with
 from .candidates import parse_candidate
 from .evidence import Evidence, check_context, check_finite
-from .objective import Aim
+from .plausible import refuse_probabilities
 from .result import Calibration
 from .run import calibrate
+from .sources import aim_for
 
 __all__ = ["FixEstimator"]
 
@@ -36,7 +37,8 @@ class FixEstimator:
     fix : ``"auto"`` chooses among all that apply; a name like ``"vector"``,
         ``"logit_adjustment:tau=1.0"`` or ``"tau_norm"`` (its strength is then chosen); a
         :class:`~ltdeploy.fixes.Fix`.
-    objective : what a choice maximises, see :class:`~ltdeploy.calibrate.Aim`.
+    objective : what a choice maximises, see :class:`~ltdeploy.calibrate.Aim`; None takes
+        ``"balanced"``, and ``"overall"`` where target logits tell a prior.
     max_head_loss : points that the most frequent group may lose; None for any.
     folds : for choices.
     seed : for choices.
@@ -63,7 +65,7 @@ class FixEstimator:
         self,
         fix: str | Fix = _AUTO,
         *,
-        objective: str = "balanced",
+        objective: str | None = None,
         max_head_loss: float | None = None,
         folds: int = 5,
         seed: int = 0,
@@ -135,6 +137,7 @@ class FixEstimator:
             If the fix is none, or what a choice rests on is missing.
         """
         given = _floating(logits)
+        refuse_probabilities("logits", given, force=self.force)
         table = None if counts is None else _table(counts, given.shape[1])
         context = FixContext(
             head=_head(given, weight, bias, activation),
@@ -172,6 +175,7 @@ class FixEstimator:
                 "or a fix with all its parameters."
             )
         if table is None:
+            self._refuse_groups(context)
             context = replace(context, classes=_table_without_counts(context))
         if sample_weight is not None:
             raise UsageError(
@@ -179,10 +183,11 @@ class FixEstimator:
                 "for; give 'sample_weight' with a fix that has all its parameters."
             )
         names = None if self.fix == _AUTO else [str(self.fix)]
+        context = check_context(context)
         self.calibration_ = calibrate(
-            Evidence(check_context(context), "arrays"),
+            Evidence(context, "arrays"),
             methods=names,
-            aim=Aim(self.objective, None, self.max_head_loss),  # type: ignore[arg-type]
+            aim=aim_for(context, self.objective, max_head_loss=self.max_head_loss),
             folds=self.folds,
             seed=self.seed,
         )
@@ -223,7 +228,14 @@ class FixEstimator:
         features: npt.ArrayLike | None = None,
     ) -> float:
         """Return the share of right answers after the fix, in 0…1, as scikit-learn's score."""
-        return float((self.predict(logits, features) == np.asarray(labels)).mean())
+        truth = np.asarray(labels)
+        answers = self.predict(logits, features)
+        if truth.shape != answers.shape:
+            raise DataError(
+                f"'labels' has the shape {truth.shape}; expected one label per row of logits, "
+                f"{answers.shape}."
+            )
+        return float((answers == truth).mean())
 
     def predict_proba(
         self, logits: npt.ArrayLike, features: npt.ArrayLike | None = None
@@ -231,6 +243,16 @@ class FixEstimator:
         """Return probabilities after the fix, array of shape (N, C); rows of a softmax add to 1."""
         fixed = self.transform(logits, features)
         return sigmoid(fixed) if self._activation == "sigmoid" else softmax(fixed)
+
+    def _refuse_groups(self, context: FixContext) -> None:
+        """Refuse aims about groups of classes where no training count makes groups."""
+        asked = [name for name in ("few", "harmonic") if self.objective == name]
+        if context.train_labels is None and (asked or self.max_head_loss is not None):
+            what = f"objective={asked[0]!r}" if asked else "max_head_loss"
+            raise UsageError(
+                f"{what} is about many, medium and few classes, which training counts tell apart; "
+                "give fit(logits, labels, counts=…)."
+            )
 
     def _needs_counts(self) -> bool:
         if self.fix == _AUTO:

@@ -107,6 +107,7 @@ def check_context(context: FixContext) -> FixContext:
     _refuse_training_data(checked, context)
     if context.target_logits is not None:
         _check_logits("target_logits", context.target_logits, classes)
+        refuse_probabilities("target_logits", context.target_logits, force=context.force)
     head = context.head
     if head is not None and head.classes != classes:
         raise DataError(
@@ -125,7 +126,7 @@ def check_context(context: FixContext) -> FixContext:
         train_labels = _check_labels("train_labels", train_labels, count, classes)
         _check_features("train_features", context.train_features, count, depth)
         _check_counts(train_labels, table)
-    refuse_probabilities("logits", logits)
+    refuse_probabilities("logits", logits, force=context.force)
     if not context.force:
         refuse_unrelated_labels(logits, checked)
         refuse_foreign_features(logits, context.features, head)

@@ -123,8 +123,21 @@ class Strata:
         weights = {"overall": self.overall, "balanced": self.balanced, "few": self.rarest}
         return 100.0 * _shares(weights[objective], correct, multiplicities)
 
-    def one_image(self, objective: Objective) -> float:
-        """Return what one image of middling weight is worth, in points of the objective."""
+    def one_image(self, objective: Objective, correct: npt.NDArray[np.bool_]) -> float:
+        """Return what one image of middling weight is worth, in points of the objective.
+
+        Of the harmonic mean, one more image in every group: where a group is near zero, one image
+        of it is worth far more than its weight. ``correct``, of shape (N, V), says where the groups
+        stand; the column where an image is worth most counts.
+        """
+        if objective == "harmonic":
+            groups = np.stack([weights @ correct for weights in self.groups.values()])
+            moves = []
+            for place, weights in enumerate(self.groups.values()):
+                more = groups.copy()
+                more[place] = np.minimum(more[place] + weights[weights > 0].mean(), 1.0)
+                moves.append(harmonic_mean(more) - harmonic_mean(groups))
+            return 100.0 * float(np.sqrt((np.stack(moves) ** 2).sum(axis=0)).max())
         weights = {"overall": self.overall, "few": self.rarest}.get(objective, self.balanced)
         own = weights[weights > 0]
         return 100.0 * float(np.sqrt((own**2).mean()))

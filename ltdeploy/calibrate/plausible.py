@@ -14,19 +14,24 @@ from ..models.head import Head
 __all__ = ["refuse_foreign_features", "refuse_probabilities", "refuse_unrelated_labels"]
 
 _BLOCK = 1024
-_ROUNDING = 1e-2  # of a sum of float16 probabilities
-# Standard errors by which own logits must stand out. Of labels dealt at random two sets in a
-# hundred get there; of labels that belong to the logits all but tiny sets do.
-_LEAST_EVIDENCE = 2.0
-_CLEAR_EVIDENCE = 4.0
-_FEWEST_IMAGES = 50
+_ROUNDING = 0.1  # of a sum of probabilities that were halves, or rounded to three digits
+# Standard errors by which own logits must stand out, of classes dealt at random two sets in a
+# hundred do; with many classes they are the sample, and three are not too much to ask.
+_LEAST_EVIDENCE, _EVIDENCE_OF_MANY, _CLEAR_EVIDENCE = 2.0, 3.0, 4.0
+_ENOUGH_CLASSES, _MANY_CLASSES = 5, 20
+_FEWEST_IMAGES, _FEWEST_OF_SECOND = 50, 10
+_RIGHT_ENOUGH = 3.0  # times as often as guessing, or answering the same always
 # The largest difference over the largest logit: float16 features give 1e-3, other images' give 1.
 _LARGEST_DIFFERENCE = 0.1
 _FORCE = "Add --force (force=True in Python) if it is meant."
 
 
-def refuse_probabilities(name: str, logits: FloatArray) -> None:
+def refuse_probabilities(name: str, logits: FloatArray, *, force: bool = False) -> None:
     """Refuse probabilities, of a softmax or of sigmoids, where logits are expected.
+
+    Parameters
+    ----------
+    force : allow values in 0…1 whose rows do not sum to one, as cosines may be.
 
     Raises
     ------
@@ -44,55 +49,67 @@ def refuse_probabilities(name: str, logits: FloatArray) -> None:
             f"'{name}' are probabilities: every row sums to 1. Give what stands before the "
             "softmax, or numpy.log of these, which serves as well."
         )
-    raise DataError(
-        f"'{name}' are probabilities: every value is in 0…1. Give what stands before the sigmoid, "
-        "or numpy.log(p / (1 - p)), and the activation 'sigmoid'."
-    )
+    if not force:
+        raise DataError(
+            f"Every value of '{name}' is in 0…1. If they are probabilities of sigmoids, give what "
+            "stands before, or numpy.log(p / (1 - p)), and the activation 'sigmoid'. If they are "
+            f"cosines, give them times the scale that the softmax is taken of. {_FORCE}"
+        )
 
 
 def refuse_unrelated_labels(logits: FloatArray, labels: IntArray) -> None:
-    """Refuse labels that say nothing about the logits: shifted, shuffled, or of other images.
+    """Refuse labels that say nothing about the logits: shifted, shuffled, or of other classes.
 
     An image's logit for its own class stands above what images of other classes get there, on
-    average over classes or over images, for any model that knows anything, however strongly it
-    leans. Fewer than 50 images can be of a model that knows little, and pass.
+    average over classes, for any model that knows anything, however strongly it leans. Let pass
+    are models that are right three times as often as guessing, and data too few to tell.
 
     Raises
     ------
     DataError
         If it does not, naming a shift of all labels by one where that explains it.
     """
-    if len(labels) < _FEWEST_IMAGES or _evidence(logits, labels) >= _LEAST_EVIDENCE:
+    images, classes = logits.shape
+    counts = np.sort(np.bincount(labels, minlength=classes))[::-1]
+    if images < _FEWEST_IMAGES or counts[1] < _FEWEST_OF_SECOND <= counts[0]:
         return
-    right = 100.0 * float((np.asarray(logits).argmax(axis=1) == labels).mean())
+    right = float((np.asarray(logits).argmax(axis=1) == labels).mean())
+    guessing = max(1.0 / classes, counts[0] / images)
+    present = np.count_nonzero(counts)
+    least = _EVIDENCE_OF_MANY if present >= _MANY_CLASSES else _LEAST_EVIDENCE
+    if right >= _RIGHT_ENOUGH * guessing or _evidence(logits, labels) >= least:
+        return
     cause = "Rows may be sorted otherwise than the labels, columns otherwise than the classes."
     for shift, word in ((-1, "lower"), (1, "higher")):
         moved = labels + shift
-        inside = (moved >= 0) & (moved < logits.shape[1])
+        inside = (moved >= 0) & (moved < classes)
         if _evidence(logits[inside], moved[inside]) >= _CLEAR_EVIDENCE:
             cause = f"They do if every label is {word} by one."
     raise DataError(
-        f"Labels and logits do not belong together: the model is right on {right:.1f} % of the "
-        f"{len(labels):,} images (guessing: {100 / logits.shape[1]:.2g} %), and images of a class "
-        f"get no higher logit for it than others do. {cause} {_FORCE}"
+        f"Labels and logits do not belong together: the model is right on {100 * right:.1f} % of "
+        f"the {images:,} images (guessing: {100 * guessing:.2g} %), and images of a class get no "
+        f"higher logit for it than others do. {cause} {_FORCE}"
     )
 
 
 def _evidence(logits: FloatArray, labels: IntArray) -> float:
     """Return by how many standard errors own logits exceed those of other images, class by class.
 
-    Each image's logits are centred first. The larger figure of two: every class weighing the same,
-    and every image.
+    Each image's logits are standardised first, so that no image counts more than others. The sample
+    are the classes: under a wrong order of columns all images of a class err together. With fewer
+    than five classes it is the images.
     """
     images, classes = logits.shape
     counts = np.bincount(labels, minlength=classes)
-    if images < 2 or (counts > 0).sum() < 2:
+    present = counts > 0
+    if images < 2 or present.sum() < 2:
         return 0.0
     own = np.empty(images)
     total = np.zeros(classes)
     for start in range(0, images, _BLOCK):
         block = np.asarray(logits[start : start + _BLOCK], dtype=np.float64)
         block = block - block.mean(axis=1, keepdims=True)
+        block /= np.maximum(block.std(axis=1, keepdims=True), 1e-300)
         total += block.sum(axis=0)
         own[start : start + len(block)] = block[
             np.arange(len(block)), labels[start : start + len(block)]
@@ -100,16 +117,9 @@ def _evidence(logits: FloatArray, labels: IntArray) -> float:
     own_total = np.bincount(labels, weights=own, minlength=classes)
     others = (total - own_total) / np.maximum(images - counts, 1)
     above = own - others[labels]
-    by_class, by_image = 1.0 / counts[labels], np.ones(images)
-    return max(_standard_errors(above, weights) for weights in (by_class, by_image))
-
-
-def _standard_errors(above: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
-    """Return a weighted mean in units of its standard error."""
-    weights = weights / weights.sum()
-    mean = float(weights @ above)
-    error = float(np.sqrt((weights**2) @ (above - mean) ** 2))
-    return mean / max(error, 1e-300)
+    if present.sum() >= _ENOUGH_CLASSES:
+        above = (own_total / np.maximum(counts, 1) - others)[present]
+    return float(above.mean() / max(above.std(ddof=1) / np.sqrt(len(above)), 1e-300))
 
 
 def refuse_foreign_features(
@@ -124,8 +134,9 @@ def refuse_foreign_features(
     """
     if features is None or head is None or head.kind != "linear" or not head.weight.shape[1]:
         return
-    given = np.asarray(logits[:_BLOCK], dtype=np.float64)
-    expected = np.asarray(features[:_BLOCK], dtype=np.float64) @ head.weight.T
+    rows = np.unique(np.linspace(0, len(logits) - 1, _BLOCK).astype(np.int64))
+    given = np.asarray(logits[rows], dtype=np.float64)
+    expected = np.asarray(features[rows], dtype=np.float64) @ head.weight.T
     if head.bias is not None:
         expected += head.bias
     # Logits that were centred or normalised (a log-softmax) are the same but for one number a row.
@@ -137,6 +148,8 @@ def refuse_foreign_features(
         row = int(np.flatnonzero(off > _LARGEST_DIFFERENCE * spread)[0])
         raise DataError(
             f"'features' do not give the logits: features @ weight.T + bias is off by "
-            f"{off[row]:.3g} in row {row}. Give what the head itself was given, for the same "
-            f"images in the same order, with this head's 'weight' and 'bias'. {_FORCE}"
+            f"{off[row]:.3g} in row {rows[row]}. Give what the head itself was given, for the same "
+            "images in the same order, with this head's 'weight' and 'bias'. Logits that were "
+            "divided by a temperature, or are of a cosine head, have other weights: leave features "
+            f"and weight out. {_FORCE}"
         )

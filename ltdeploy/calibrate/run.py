@@ -26,7 +26,7 @@ from ..metrics import (
 )
 from ..progress import Tracker, silent
 from .candidates import Candidate, Skipped, candidates, parse_candidate
-from .choice import Contestant, compare, paired_difference, reason_for
+from .choice import Contestant, compare, head_change, paired_difference, reason_for
 from .crossval import HeldOut, cross_validate, fit_on_all, settle
 from .details import changes_of, confidence_of, sweep_of
 from .evidence import Evidence
@@ -37,6 +37,7 @@ from .warn import warnings_of, warnings_of_choice
 __all__ = ["calibrate"]
 
 _BEFORE = "none"
+_SHARES_OF_LIMIT = (1.0, 0.75, 0.5, 0.25, 0.0)
 _MOST_THREADS = 8
 _MOST_COPIED_BYTES = 2 << 30
 
@@ -81,7 +82,8 @@ def calibrate(
     method within one standard error of the best, the error being that of the paired difference
     (the rule of Breiman et al. 1984, *Classification and regression trees*, §3.4.3, on pairs).
     To leave all decisions as they are is always among the choices; where methods are named, it is
-    taken only if none of them comes near, and not if the evidence is forced.
+    taken only if none of them comes near, or keeps within the loss that is allowed. Forced evidence
+    has them all the same, unless that loss is limited.
 
     Parameters
     ----------
@@ -117,7 +119,8 @@ def calibrate(
 
     found, skipped = candidates(methods, evidence.context)
     last_resort: Candidate | None = None
-    if all(one.changes_decisions for one in found) and not evidence.context.force:
+    insisted = evidence.context.force and aim.max_head_loss is None
+    if all(one.changes_decisions for one in found) and not insisted:
         last_resort = parse_candidate("temperature")
         found = (*found, last_resort)
     if aim.target_prior is not None and not aim.estimated and methods is None:
@@ -170,6 +173,10 @@ def calibrate(
     same = np.array_equal(tried[chosen].correct, unfixed)
     shown = "" if same else " + ".join(fix.describe() for fix in winner.fixes)
     groups = [name for name in table.rule.names if name in strata.groups]
+    head = groups[0] if len(groups) > 1 else ""
+    reason = reason_for(contestants, standings, before, gain, aim, shown, head)
+    if not shown and t is not None:
+        reason += f" The fix is a temperature of {t:.3g}, for honest confidence."
     return Calibration(
         classes=table,
         images=len(labels),
@@ -178,7 +185,7 @@ def calibrate(
         methods=(raw, *ranked),
         chosen=winner,
         fix=fix,
-        reason=reason_for(contestants, standings, before, gain, aim, shown, groups[0]),
+        reason=reason,
         warnings=(
             *warnings_of(evidence, aim),
             *warnings_of_choice(raw, winner, tried[chosen].candidate, tried[chosen].place, aim),
@@ -283,25 +290,44 @@ def _try(candidate: Candidate, job: _Job) -> _Tried:
     labels, table = evidence.labels, evidence.classes
     held_out = cross_validate(candidate, evidence.context, fold)
     correct = held_out.top1 == labels[:, None]
-    per_fold = []
-    answered = np.empty(len(labels), dtype=bool)
-    for number in np.unique(fold):
-        others, own = fold != number, fold == number
-        place = best_value(
-            correct[others], unfixed[others], strata_of(labels[others], table, aim), aim
-        )
-        per_fold.append(place)
-        answered[own] = correct[own, place]
+    limit = aim.max_head_loss
+    for share in _SHARES_OF_LIMIT:
+        # Strengths that just keep within the limit on the images that chose them, may not on those
+        # that they answer: then milder ones are chosen, until they do.
+        stricter = aim if limit is None else replace(aim, max_head_loss=share * limit)
+        per_fold, answered = _answered(correct, job, stricter)
+        if limit is None or correct.shape[1] == 1:
+            break
+        change = head_change(answered, unfixed, strata, bootstrap.multiplicities)
+        if (change.low or 0.0) >= -limit:
+            break
     held_out, mapped = settle(held_out, per_fold, evidence.context, fold)
     return _Tried(
         held_out,
-        best_value(correct, unfixed, strata, aim),
+        best_value(correct, unfixed, strata, stricter),
         per_fold,
         answered,
         figures_of(mapped, labels, table, bootstrap, evidence.activation),
         candidate.freedom(evidence.context),
         mapped,
     )
+
+
+def _answered(
+    correct: npt.NDArray[np.bool_], job: _Job, aim: Aim
+) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """Return the place of the value that each fold's other images choose, and what is right."""
+    labels, table = job.evidence.labels, job.evidence.classes
+    per_fold = []
+    answered = np.empty(len(labels), dtype=bool)
+    for number in np.unique(job.fold):
+        others, own = job.fold != number, job.fold == number
+        place = best_value(
+            correct[others], job.unfixed[others], strata_of(labels[others], table, aim), aim
+        )
+        per_fold.append(place)
+        answered[own] = correct[own, place]
+    return per_fold, answered
 
 
 def _before(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DataSources", "estimated_prior", "evidence_of_checkpoint", "prior_of_table"]
 
 _MOST_SHARED = 0.01  # of the validation images
+_FEWEST_TARGETS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +186,42 @@ def estimated_prior(context: FixContext) -> npt.NDArray[np.float64]:
     weighted = replace(context, weights=likelihood_weights(context, Aim()))
     calibrated = BiasCorrectedTemperature().fit(weighted)
     return LabelShift().target_prior(context_after(weighted, calibrated))
+
+
+def aim_for(
+    context: FixContext,
+    objective: str | None = None,
+    *,
+    target_prior: npt.NDArray[np.float64] | None = None,
+    max_head_loss: float | None = None,
+) -> Aim:
+    """Return what to choose for; unlabelled target images tell a prior where none is declared.
+
+    Parameters
+    ----------
+    objective : None takes the class-averaged accuracy, and the share of right answers where a prior
+        is known: who says how often classes will come wants to be right as often as possible there.
+    target_prior : declared shares, shape (C,), or None.
+
+    Raises
+    ------
+    DataError
+        For fewer than 30 target images, unless forced.
+    FixError
+        As :func:`estimated_prior`.
+    """
+    estimated = target_prior is None and context.target_logits is not None
+    if estimated and context.target_logits is not None and not context.force:
+        images, classes = context.target_logits.shape
+        if images < _FEWEST_TARGETS:
+            raise DataError(
+                f"{images} unlabelled images are too few to tell how often {classes} classes come; "
+                "expected some hundred from the place of use, or leave them out. --force "
+                "(force=True in Python) takes them all the same."
+            )
+    prior = estimated_prior(context) if estimated else target_prior
+    chosen = objective or ("balanced" if prior is None else "overall")
+    return Aim(chosen, prior, max_head_loss, estimated)  # type: ignore[arg-type]
 
 
 def _without_shared(

@@ -213,6 +213,11 @@ def calibrate(
     return ExitCode.OK
 
 
+def _named(evidence: Evidence, label: int) -> str:
+    name = evidence.classes.names[label]
+    return name if evidence.classes.is_named else f"class {name}"
+
+
 def _require_validation(ckpt: str, val: str | None) -> str:
     path = Path(ckpt)
     if path.suffix.lower() == ".npy":
@@ -235,14 +240,19 @@ def _require_validation(ckpt: str, val: str | None) -> str:
 def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tuple[Path, Path]:
     """Return where fix and report go; refuse before the work what cannot be written after it."""
     fix = Path(out)
+    report = fix.with_suffix(".html") if html is None else Path(html)
     if fix.suffix != ".json":
         raise UsageError(f"--out is {out!r}; expected a name that ends in .json, like fix.json.")
-    if fix.is_file() and not _is_a_fix(fix):
+    if html is None and report.is_file() and not _is_ours(report, ">ltdeploy <"):
+        raise UsageError(
+            f"The report goes to {str(report)!r}, and the file there is no report of ltdeploy's; "
+            "it is left alone. Say --html FILE."
+        )
+    if fix.is_file() and not _is_ours(fix, '"methods"'):
         raise UsageError(
             f"--out is {out!r}, and the file there is no fix of ltdeploy's; it is left alone. "
             "Choose another name."
         )
-    report = fix.with_suffix(".html") if html is None else Path(html)
     written = {"--out": fix, "--html": report}
     if json is not None and json != "-":
         written["--json"] = Path(json)
@@ -260,10 +270,10 @@ def _output_paths(out: str, html: str | None, json: str | None, ckpt: str) -> tu
     return fix, report
 
 
-def _is_a_fix(path: Path) -> bool:
-    """Return whether a file looks like a fix file, of any version, damaged or not."""
+def _is_ours(path: Path, sign: str) -> bool:
+    """Return whether a file is one that ltdeploy wrote, of any version, damaged or not."""
     try:
-        return '"methods"' in path.read_text(encoding="utf-8")
+        return sign in path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -337,22 +347,23 @@ def _aim(
     evidence: Evidence,
     output: Output,
 ) -> Aim:
-    from ..calibrate import Aim, estimated_prior, prior_of_table
+    from ..calibrate import Aim, aim_for, prior_of_table
     from ..datasets import read_classes
 
+    if target_prior == "uniform":
+        chosen = "balanced" if objective in (None, "overall") else objective
+        return Aim(chosen, None, max_head_loss)  # type: ignore[arg-type]
     prior = None
-    if target_prior is not None and target_prior != "uniform":
+    if target_prior is not None:
         prior = prior_of_table(read_classes(target_prior, root), evidence.classes)
-    elif target_prior is None and evidence.context.target_logits is not None:
-        prior = estimated_prior(evidence.context)
-        top = sorted(range(len(prior)), key=lambda label: -prior[label])[:3]
+    aim = aim_for(evidence.context, objective, target_prior=prior, max_head_loss=max_head_loss)
+    if aim.estimated and aim.target_prior is not None:
+        shares = aim.target_prior
+        top = sorted(range(len(shares)), key=lambda label: -shares[label])[:3]
         output.say(
             "Target   prior estimated without labels: most frequent "
-            + ", ".join(f"{evidence.classes.names[c]} {100 * prior[c]:.1f} %" for c in top)
+            + ", ".join(f"{_named(evidence, c)} {100 * shares[c]:.1f} %" for c in top)
+            + f"; the objective is {aim.objective}"
+            + (", weighted to this estimate" if aim.objective == "overall" else "")
         )
-    # Who declares how often classes will come wants to be right as often as possible there.
-    chosen = objective or ("balanced" if prior is None else "overall")
-    if target_prior == "uniform" and chosen == "overall":
-        chosen = "balanced"
-    estimated = prior is not None and target_prior is None
-    return Aim(chosen, prior, max_head_loss, estimated)  # type: ignore[arg-type]
+    return aim

@@ -18,12 +18,12 @@ _GAP = 3  # what rich puts around and between cells
 
 def report_choice(output: Output, done: Calibration) -> None:
     """Print every method's figures, what was not tried, warnings, and the reason for the choice."""
-    groups = [name for name in done.classes.rule.names if done.before.figures.groups.get(name)]
+    groups = [name for name in done.classes.rule.names if name in done.classes.groups]
     rows = [
         {
             "method": f"{_sign(m, done)}{_shown(m)}",
             "learnt": f"{m.freedom:,}",
-            **{name: _one(m.figures.groups[name]) for name in groups},
+            **{name: _one(m.figures.groups.get(name)) for name in groups},
             "balanced": _one(m.figures.balanced),
             "overall": _one(m.figures.overall),
             "NLL": _one(m.figures.nll, 3),
@@ -47,8 +47,8 @@ def report_choice(output: Output, done: Calibration) -> None:
     )
     if any(m.status == "too costly for the head" for m in done.methods):
         output.say(
-            f"✗ does not rule out, with its 95 % interval, that the {groups[0]} group loses more "
-            f"than {done.aim.max_head_loss:g} points."
+            f"✗ may cost the {groups[0]} group more than {done.aim.max_head_loss:g} points, by the "
+            "lower end of its 95 % interval."
         )
     reasons: dict[str, list[str]] = {}
     for one in done.skipped:

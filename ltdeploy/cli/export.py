@@ -76,10 +76,21 @@ def export(
 
     Example: ltdeploy export --tau 0.7 ckpt.pt
     """
-    from ..fixes import FixSpec
+    from ..fixes import FIXES, FixSpec
 
     output = Output(json, quiet)
     specs = requested_fixes(tau, tau_bias, logit_adjust, fix or [])
+    elsewhere = [
+        one
+        for one in specs
+        if isinstance(one, FixSpec) and FIXES[one.method].needs & {"training", "target"}
+    ]
+    if elsewhere:
+        name = elsewhere[0].method
+        raise UsageError(
+            f"{name} is fitted by '{program()} calibrate {ckpt} --val DATA --method {name}' (with "
+            "--train DATA or --target DATA, as it needs), and its fix.json then given to --fix."
+        )
     learning = [one for one in specs if isinstance(one, FixSpec) and one.needs_validation]
     if val is None and learning:
         what = "'auto' is chosen" if learning[0].is_auto else f"{learning[0].method} is fitted"
@@ -221,7 +232,7 @@ def report_export(output: Output, exported: Exported) -> None:
             output.say(f"         {one.choice.note}")
     if not exported.fixes and not manifest.fix.methods:
         output.say("Fix      none")
-    if manifest.fix.selected_on is not None:
+    if exported.validation_inside:
         output.say(
             "Golden   a few of the validation images are inside the bundle (golden.npz), to check "
             "engines with"

@@ -72,7 +72,7 @@ class FixContext:
     def evidence(self) -> frozenset[Evidence]:
         """Return which kinds of evidence are there."""
         present: dict[Evidence, bool] = {
-            "head": self.head is not None,
+            "head": self.head is not None and self.head.weight.size > 0,
             "counts": self.classes is not None,
             "validation": self.logits is not None and self.labels is not None,
             "training": self.train_features is not None and self.train_labels is not None,

@@ -125,7 +125,7 @@ def find_temperature(
 
     As :func:`fit_temperature` under the activation of the context's head. Images of weight 0 are
     not looked at, so that parts of the images need no copies. Where the minimum is no number, t
-    is the nearest one that is honest, and a note says so; units are the mean lead of an image's
+    is the nearest one that is honest, and a note says so; units are the median lead of an image's
     best class over the next (for sigmoid heads with its distance from 0), so that t scales with
     the logits whatever they are:
 
@@ -193,26 +193,30 @@ class _Scores:
 
     def unit(self) -> tuple[float, bool]:
         """Return the unit of :func:`find_temperature`, and whether every answer is right."""
-        total, widest, right = 0.0, 0.0, True
+        widest, right = 0.0, True
+        units: list[Float64] = []
         for block, labels, weights in self.blocks():
             rows = np.arange(len(block))
             best = block.argmax(axis=1)
             top = block[rows, best].astype(np.float64)
             widest += float(weights @ (top - block.min(axis=1)))
-            right &= bool((block[rows, labels] >= top).all())
+            right &= bool((best == labels).all())
             block[rows, best] = -np.inf
             second = block.max(axis=1).astype(np.float64)
             unit = top - second
             if self.activation == "sigmoid":
                 unit = np.abs(top) + unit
                 right &= bool((top >= 0).all() and (second <= 0).all())
-            total += float(weights @ unit)
+            right &= bool((unit > 0).all())  # a tie is no answer
+            units.append(unit)
         if not np.isfinite(widest):
             raise FixError(
                 "temperature: the logits are not finite behind the fix; its parameters are too "
                 "extreme for these images."
             )
-        return total or widest or 1.0, right  # ties of the best classes; of all of them
+        together = np.concatenate(units)
+        middle = float(np.median(together[together > 0])) if together.any() else 0.0
+        return middle or widest or 1.0, right  # ties of the best classes; of all of them
 
     def derivatives(self, beta: float) -> tuple[float, float]:
         """Return the first and second derivative of the mean NLL in the factor β."""

@@ -280,9 +280,32 @@ def test_a_strength_is_chosen_without_counts_where_nothing_looks_at_them() -> No
             FixEstimator(name).fit(LOGITS, LABELS)
 
 
+def test_groups_need_counts() -> None:
+    for known in ({"objective": "few"}, {"objective": "harmonic"}, {"max_head_loss": 3.0}):
+        with pytest.raises(UsageError, match="is about many, medium and few classes"):
+            FixEstimator("vector", **known).fit(LOGITS, LABELS)
+    reason = FixEstimator("vector").fit(LOGITS, LABELS).calibration_
+    assert reason is not None
+    assert "group" not in reason.reason
+
+
+def test_target_logits_tell_what_to_choose_for_as_on_the_command_line() -> None:
+    target = np.concatenate([LOGITS[LABELS == 4]] * 3 + [LOGITS])
+    told = FixEstimator("auto").fit(LOGITS, LABELS, counts=COUNTS, target_logits=target)
+    assert told.calibration_ is not None
+    assert told.calibration_.aim.prior_name == "estimated"
+    assert told.calibration_.aim.objective == "overall"
+    with pytest.raises(DataError, match="10 unlabelled images are too few"):
+        FixEstimator("auto").fit(LOGITS, LABELS, counts=COUNTS, target_logits=LOGITS[:10])
+    with pytest.raises(DataError, match="'logits' are probabilities"):
+        FixEstimator("logit_adjustment:tau=1.0").fit(softmax(LOGITS), counts=COUNTS)
+
+
 def test_it_is_scored_as_scikit_learn_scores() -> None:
     fitted = FixEstimator("logit_adjustment:tau=1.0").fit(LOGITS, counts=COUNTS)
     assert fitted.score(LOGITS, LABELS) == (fitted.predict(LOGITS) == LABELS).mean()
+    with pytest.raises(DataError, match="expected one label per row"):
+        fitted.score(LOGITS, LABELS[:, None])
 
 
 def test_halves_are_widened_before_anything_can_overflow() -> None:

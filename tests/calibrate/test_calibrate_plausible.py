@@ -27,10 +27,15 @@ def checked(**changes: object) -> FixContext:
 def test_probabilities_are_no_logits() -> None:
     with pytest.raises(DataError, match=r"every row sums to 1.*numpy\.log"):
         checked(logits=softmax(LOGITS))
-    with pytest.raises(DataError, match=r"before the sigmoid.*'sigmoid'"):
+    with pytest.raises(DataError, match=r"If they are probabilities of sigmoids.*'sigmoid'"):
         checked(logits=sigmoid(LOGITS))
+    assert checked(logits=sigmoid(LOGITS), force=True).logits is not None  # cosines, say
+    with pytest.raises(DataError, match="'target_logits' are probabilities"):
+        checked(target_logits=softmax(LOGITS))
     with pytest.raises(DataError, match="sums to 1"):
         refuse_probabilities("logits", softmax(LOGITS).astype(np.float16))
+    with pytest.raises(DataError, match="sums to 1"):
+        refuse_probabilities("logits", softmax(LOGITS).round(2))
     with pytest.raises(DataError):
         checked(logits=softmax(LOGITS), force=True)  # there is no sense in which that is meant
     # Negative controls: logarithms, small logits, and logits that are all the same.
@@ -61,6 +66,36 @@ def test_a_model_that_names_one_class_alone_is_no_stranger_to_its_labels(lean: f
     if lean == 8.0:
         assert (context.logits.argmax(axis=1) == 0).mean() > 0.99
     refuse_unrelated_labels(context.logits, LABELS)
+
+
+def test_another_order_of_columns_is_refused_however_many_images_there_are() -> None:
+    """All images of a class err together: they are no independent witnesses."""
+    rng = np.random.default_rng(0)
+    classes = 60
+    labels = np.repeat(np.arange(classes), 20)
+    alike = rng.normal(size=(classes, classes))  # which classes look alike
+    logits = alike[labels] + 6 * np.eye(classes)[labels] + rng.normal(size=(1200, classes))
+    refuse_unrelated_labels(logits, labels)
+    refused = 0
+    for _ in range(20):
+        try:
+            refuse_unrelated_labels(logits[:, rng.permutation(classes)], labels)
+        except DataError:
+            refused += 1
+    assert refused >= 19
+
+
+def test_a_model_that_is_right_far_more_often_than_guessing_passes_whatever_its_scale() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(20, size=400)
+    scale = rng.lognormal(0, 2.5, size=(400, 1))
+    refuse_unrelated_labels(scale * (np.eye(20)[labels] + rng.normal(size=(400, 20))), labels)
+
+
+def test_three_positives_among_two_hundred_are_too_few_to_tell() -> None:
+    labels = np.repeat([0, 1], [200, 3])
+    logits = np.random.default_rng(2).normal(size=(203, 2))
+    refuse_unrelated_labels(logits, labels)
 
 
 def test_validation_data_of_nearly_one_class_pass() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,7 @@ def test_a_validation_prior_unlike_the_target_is_pointed_out() -> None:
     assert "over the classes equally" in hints(skewed, Aim())[0]
     assert "Say --target-prior" in hints(skewed, Aim("overall"))[0]
     estimated = Aim("overall", target, estimated=True)
+    assert "from 40 unlabelled images, and so few say little" in hints(skewed, estimated)[0]
     assert "if it were exact" in hints(skewed, estimated)[0]
     by_chance = np.repeat(np.arange(CLASSES), [12, 6, 5, 9, 8])
     assert np.abs(np.bincount(by_chance) / 40 - 0.2).sum() / 2 > 0.1
@@ -198,7 +200,7 @@ def test_a_target_prior_is_tried_and_called_a_fix() -> None:
     done = calibrate(evidence(1000), aim=Aim("overall", target))
     assert row(done, "target_prior").freedom == 0
     assert done.chosen.name == "target_prior"
-    assert done.reason.startswith("target_prior:prior=[5 values] raises accuracy over images")
+    assert done.reason.startswith("target_prior:prior=[5 values] raises the accuracy over images")
     unnamed = calibrate(evidence(400), methods=QUICK, aim=Aim("overall", target))
     assert "target_prior" not in {method.name for method in unnamed.methods}
 
@@ -237,7 +239,30 @@ def test_the_head_is_protected() -> None:
         costly = method.head_change.low < -8.0 - 1e-9
         assert costly == (method.status == "too costly for the head")
     assert nothing.chosen.freedom == 0
-    assert nothing.reason.endswith("a loss of more than 0 points.")
+    assert "more than the 0 allowed" in nothing.reason
+    assert "The fix is a temperature of" in nothing.reason
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_larger_limit_never_leaves_less(seed: int) -> None:
+    """A strength that just fails is not the end of its method: a milder one is chosen."""
+    given = evidence(300, seed=seed)
+    reached = []
+    for limit in (2.0, 4.0, 6.0, 8.0, 12.0, 20.0):
+        done = calibrate(given, methods=["logit_adjustment"], aim=Aim(max_head_loss=limit))
+        assert done.chosen.head_change.low >= -limit
+        reached.append(done.chosen.objective.value)
+    assert reached[-1] > reached[0] + 2
+    assert all(later > before - 2 for before, later in pairwise(reached))
+
+
+def test_forced_evidence_keeps_to_the_limit() -> None:
+    given = evidence(300)
+    forced = replace(given, context=replace(given.context, force=True))
+    kept = calibrate(forced, methods=["vector"], aim=Aim(max_head_loss=0.5))
+    assert kept.chosen.name == "temperature"
+    free = calibrate(forced, methods=["logit_adjustment:tau=6"])
+    assert free.chosen.name == "logit_adjustment:tau=6"
 
 
 def test_the_same_seed_gives_the_same_result() -> None:

@@ -77,7 +77,7 @@ def test_logits_labels_and_counts_are_enough(
     assert f"→ {chosen}" in said
     assert f"Chosen   {result['chosen']['reason']}" in said
     assert "Fix      fix.json" in said
-    assert "Not tried: crt: crt needs features of training images" in said
+    assert "crt: needs features of training images" in said
     file = read_fix_file(tmp_path / "fix.json")
     assert [entry.method for entry in file.methods] == [
         method["method"] for method in result["chosen"]["methods"]
@@ -233,7 +233,7 @@ def test_the_head_is_spared_where_it_must_be(cli: Cli, arrays: dict[str, Any]) -
     code, said, _ = cli(*told[:3], "vector", "--max-head-loss", "0")
     assert code == 0
     assert "✗ vector" in said
-    assert "✗ does not rule out, with its 95 % interval, that the many group loses" in said
+    assert "✗ may cost the many group more than 0 points, by the lower end" in said
     assert "→ temperature" in said
     assert "vector would reach" in said
 
@@ -249,6 +249,11 @@ def test_a_file_that_is_no_fix_is_not_overwritten(
     assert (tmp_path / "fix.json").read_text() == '{"mine": 1}'
     assert cli(*told, "--out", "other.json")[0] == 0
     assert cli(*told, "--out", "other.json")[0] == 0  # its own is replaced
+    (tmp_path / "third.html").write_text("<p>my thesis")
+    code, _, error = cli(*told, "--out", "third.json")
+    assert code == 2
+    assert "is no report of ltdeploy's; it is left alone. Say --html" in error
+    assert (tmp_path / "third.html").read_text() == "<p>my thesis"
 
 
 @pytest.mark.parametrize(
@@ -376,14 +381,15 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_arrays_that_cannot_be_used(cli: Cli, tmp_path: Path, name: str) -> None:
     change, text = REFUSED[name]
+    earlier = '{"methods": "of an earlier run"}<p class="brand">ltdeploy <span>'
     for made in ("fix.json", "fix.html", "result.json"):
-        (tmp_path / made).write_text('{"methods": "of an earlier run"}')
+        (tmp_path / made).write_text(earlier)
     told = ["--method", "temperature", "--json", "result.json"]
     code, said, error = cli("calibrate", save(tmp_path, change(drawn())), *told)
     assert (code, said) == (2, "")
     assert text in error
     for made in ("fix.json", "fix.html", "result.json"):
-        assert (tmp_path / made).read_text() == '{"methods": "of an earlier run"}'
+        assert (tmp_path / made).read_text() == earlier
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "arrays.npz",
         "fix.html",
@@ -540,7 +546,7 @@ def test_the_prior_of_target_images_is_estimated(cli: Cli, tmp_path: Path) -> No
     path = save(tmp_path, {**content, "target_logits": content["logits"][target]})
     code, said, _ = cli("calibrate", path, "--json", "result.json")
     assert code == 0
-    assert said.startswith("Target   prior estimated without labels: most frequent 0 ")
+    assert said.startswith("Target   prior estimated without labels: most frequent class 0 ")
     result = json.loads((tmp_path / "result.json").read_text())
     tried = {method["name"] for method in result["methods"]}
     assert any("label_shift" in name for name in tried)
@@ -621,6 +627,10 @@ def test_every_method_applies_to_a_checkpoint_with_training_images(
 ) -> None:
     told = ["calibrate", drawn_sets["ckpt"], "--val", drawn_sets["val"], "--json", "-"]
     told += ["--train", drawn_sets["train"], "--target", drawn_sets["test"] / "species 0"]
+    code, _, error = cli(*told)
+    assert code == 2
+    assert "3 unlabelled images are too few to tell how often 6 classes come" in error
+    told += ["--force"]
     code, said, error = cli(*told)
     assert code == 0, error
     result = json.loads(said)
