@@ -195,6 +195,8 @@ def reason_for(
         text = f"No change of decisions: {words} on held-out images is {before:.1f} %, and "
         if rival is None:
             allowed = " and allowed" if costly else ""
+            if chosen.last_resort and not costly:
+                allowed = " (--force, or force=True, has it all the same)"
             return f"{text}nothing that was tried{allowed} reaches more{costly}."
         return text + (
             f"the best that was tried, {contestants[rival].name}, gains only "

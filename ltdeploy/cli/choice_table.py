@@ -57,7 +57,9 @@ def report_choice(output: Output, done: Calibration) -> None:
         told = one.reason.removeprefix(f"{one.method}: ").removeprefix(f"{first} ")
         reasons.setdefault(told, []).append(one.method)
     for reason, names in reasons.items():
-        output.say(f"Not tried: {', '.join(names)}: {reason}")
+        if reason.startswith(("needs ", "is ")):
+            reason = f"{'each' if len(names) > 1 else 'it'} {reason}"
+        output.say(f"Not tried: {', '.join(names)}: {reason.rstrip('.')}.")
     for text in done.warnings:
         output.warn(text)
     output.say(f"Chosen   {done.reason}")

@@ -77,7 +77,7 @@ def test_logits_labels_and_counts_are_enough(
     assert f"→ {chosen}" in said
     assert f"Chosen   {result['chosen']['reason']}" in said
     assert "Fix      fix.json" in said
-    assert "crt: needs features of training images" in said
+    assert "crt: each needs features of training images" in said
     file = read_fix_file(tmp_path / "fix.json")
     assert [entry.method for entry in file.methods] == [
         method["method"] for method in result["chosen"]["methods"]
@@ -273,6 +273,7 @@ def test_a_method_that_does_harm_gives_way(cli: Cli, arrays: dict[str, Any]) -> 
     code, said, _ = cli("calibrate", "arrays.npz", "--method", "logit_adjustment:tau=6")
     assert code == 0
     assert "Chosen   No change of decisions" in said
+    assert "(--force, or force=True, has it all the same)" in said
     forced = cli("calibrate", "arrays.npz", "--method", "logit_adjustment:tau=6", "--force")[1]
     assert "logit_adjustment:tau=6 lowers class-averaged accuracy" in forced
 
