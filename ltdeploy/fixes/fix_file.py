@@ -84,7 +84,7 @@ class FixFile(Strict):
     checkpoint: CheckpointEntry | None = None
     selected_on: FixSelection | None = None
     class_names: tuple[str, ...] | None = None
-    train_counts: tuple[Annotated[int, Field(strict=True, ge=0)], ...] | None = None
+    train_counts: tuple[Annotated[int, Field(strict=True, ge=0, le=2**53)], ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> FixFile:

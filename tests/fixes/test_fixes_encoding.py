@@ -285,6 +285,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path) -> None:
         (lambda c: c["class_names"].append("ant"), "'class_names' has 3 entries"),
         (lambda c: c["train_counts"].pop(), "'train_counts' has 1 entries"),
         (lambda c: c["train_counts"].append(-1), r"train_counts\.2"),
+        (lambda c: c.update(train_counts=[2**63, 1]), r"train_counts\.0"),
         (lambda c: c.update(train_counts=[0, 0]), "counts are zero"),
         (lambda c: c.update(class_names=["moth", "moth"]), "'moth' stands twice"),
         (lambda c: c.update(class_names=["moth", " "]), "empty name"),
