@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint types clean
+.PHONY: help quickstart test trt check lint types clean
 
 help: ## show this list
 	@echo "ltdeploy: make TARGET"
@@ -20,6 +20,9 @@ quickstart: $(STAMP) ## draw species, train, fix, export and verify: under 5 min
 
 test: $(STAMP) ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+trt: $(STAMP) ## fetch NVIDIA's builder, 150 MB: it builds every graph we export, no GPU needed
+	@$(BIN)/python tests/trt_build/trt_assemble.py
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

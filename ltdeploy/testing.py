@@ -17,7 +17,7 @@ def assert_tail_maintained(
     *,
     reference: str | os.PathLike[str] | None = None,
     margin: float = 1.0,
-    engine: str = "onnxruntime",
+    engine: str = "auto",
     allow_inconclusive: bool = False,
 ) -> VerifyResult:
     """Fail the test unless no frequency group lost more than ``margin`` points.

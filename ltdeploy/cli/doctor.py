@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -28,13 +27,10 @@ _PACKAGES = {
     "scipy": ("the statistics of verify, optimisers", "verify"),
     "pyarrow": ("read .parquet", "verify"),
     "threadpoolctl": ("calibrate", "verify"),
-    "onnxruntime": ("run bundles", "cpu"),
+    "onnxruntime": ("run bundles on ONNX Runtime", "cpu"),
+    "openvino": ("run bundles on OpenVINO", "openvino"),
+    "tensorrt": ("build and run TensorRT engines", "tensorrt"),
 }
-# A serialised ONNX model (opset 17) of one node, y = Identity(x), with x and y float32 of length 1.
-_IDENTITY_GRAPH = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a080801120"
-    "40a020801620f0a0179120a0a08080112040a02080142040a001011"
-)
 
 
 def doctor(
@@ -51,6 +47,7 @@ def doctor(
     output.say(
         f"ltdeploy {found['ltdeploy']}, Python {found['python']}, {found['platform']}, "
         f"{found['cores']} cores"
+        + (f" with {', '.join(found['cpu_features'])}" if found["cpu_features"] else "")
     )
     output.table(
         ("engine", "works", "detail"),
@@ -58,7 +55,9 @@ def doctor(
             (name, "yes" if e["works"] else "no", e["detail"])
             for name, e in found["engines"].items()
         ],
+        figures=False,
     )
+    output.say(_auto_in_words(found["auto"]))
     output.table(
         ("package", "version", "needed to", "if missing"),
         [
@@ -74,21 +73,16 @@ def doctor(
     )
     output.json(found)
     if engine is not None:
-        from ..engines import ENGINES
-        from ..errors import EngineError, did_you_mean
-
-        if engine not in found["engines"]:
-            raise EngineError(
-                f"Unknown engine {engine!r}; expected one of {', '.join(ENGINES)}."
-                f"{did_you_mean(engine, ENGINES)}"
-            )
-        if not found["engines"][engine]["works"]:
-            raise EngineError(f"{engine} does not work: {found['engines'][engine]['detail']}")
+        _require(engine, found)
     return 0
 
 
 def diagnose() -> dict[str, Any]:
     """Return what ``doctor --json`` prints."""
+    from ..engines.diagnosis import diagnose_choice, diagnose_engines
+    from ..engines.hardware import cpu_features
+
+    engines = diagnose_engines()
     return {
         "schema": 1,
         "ltdeploy": __version__,
@@ -97,7 +91,9 @@ def diagnose() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "engines": {"onnxruntime": _try(_onnxruntime), "torch": _try(_torch)},
+        "cpu_features": list(cpu_features()),
+        "engines": engines,
+        "auto": diagnose_choice(engines),
         "packages": {
             name: {"version": installed_version(name), "purpose": purpose, "extra": extra}
             for name, (purpose, extra) in _PACKAGES.items()
@@ -105,34 +101,26 @@ def diagnose() -> dict[str, Any]:
     }
 
 
-def _try(check: Callable[[], str]) -> dict[str, Any]:
-    try:
-        return {"works": True, "detail": check()}
-    except Exception as error:  # whatever a broken installation raises is what we are to report
-        return {"works": False, "detail": str(error).splitlines()[0] if str(error) else repr(error)}
+def _auto_in_words(choice: dict[str, Any]) -> str:
+    """Return ``auto takes openvino (fp32, fp16, bf16, int8)``, or what it cannot run."""
+    taken: dict[str, list[str]] = {}
+    for precision, chosen in choice.items():
+        taken.setdefault(chosen["takes"] or "nothing", []).append(precision)
+    return "auto takes " + ", ".join(f"{name} ({', '.join(of)})" for name, of in taken.items())
 
 
-def _onnxruntime() -> str:
-    """Load and run a graph of one node: an import alone proves nothing."""
-    import numpy as np
+def _require(engine: str, found: dict[str, Any]) -> None:
+    """Raise :class:`EngineError` unless the engine is known and works; ``auto`` needs any."""
+    from ..errors import EngineError, did_you_mean
 
-    from ..engines.onnxruntime_engine import OnnxRuntimeEngine, import_onnxruntime
-
-    runtime = import_onnxruntime()
-    engine = OnnxRuntimeEngine(_IDENTITY_GRAPH)
-    answer = engine.run({"x": np.array([2.5], dtype=np.float32)})["y"]
-    engine.close()
-    if answer.tolist() != [2.5]:
-        raise RuntimeError(f"a graph that returns its input returned {answer.tolist()} for 2.5")
-    providers = ", ".join(runtime.get_available_providers())
-    return f"{runtime.__version__}, CPU; providers built in: {providers}"
-
-
-def _torch() -> str:
-    from .._optional import require
-
-    torch: Any = require("torch", extra="torch", purpose="run the reference")
-    total = float(torch.ones(2, 2).matmul(torch.ones(2, 2)).sum())
-    if total != 8.0:
-        raise RuntimeError(f"a 2 × 2 product of ones sums to {total}, expected 8")
-    return f"{torch.__version__}, CPU (the reference for verification)"
+    engines = found["engines"]
+    if engine == "auto" and found["auto"]["fp32"]["takes"] is None:
+        reasons = (f"{name}: {why}" for name, why in found["auto"]["fp32"]["against"].items())
+        raise EngineError(f"No engine works here. {' '.join(reasons)}")
+    if engine != "auto" and engine not in engines:
+        raise EngineError(
+            f"Unknown engine {engine!r}; expected one of auto, {', '.join(engines)}."
+            f"{did_you_mean(engine, ['auto', *engines])}"
+        )
+    if engine != "auto" and not engines[engine]["works"]:
+        raise EngineError(f"{engine} does not work: {engines[engine]['detail']}")

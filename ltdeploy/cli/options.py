@@ -40,7 +40,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Root = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where the paths of a .txt list begin.")
 ]
-Engine = Annotated[str, typer.Option(metavar="NAME", help="What runs the bundle.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:K=V,…]",
+        help="What runs the bundle: auto, openvino, onnxruntime, onnxruntime-cuda, "
+        "onnxruntime-tensorrt or tensorrt; 'ltdeploy doctor' says which work here.",
+    ),
+]
 
 _CKPT = "Checkpoint"
 Arch = Annotated[
@@ -93,6 +100,14 @@ Interpolation = Annotated[
 ]
 Mean = Annotated[
     str | None, typer.Option(metavar="R,G,B", help="On values in 0..1.", rich_help_panel=_PRE)
+]
+JpegScaling = Annotated[
+    bool,
+    typer.Option(
+        "--jpeg-scaling",
+        help="Decode large JPEGs at 1/2, 1/4 or 1/8; verify shows what it costs.",
+        rich_help_panel=_PRE,
+    ),
 ]
 Std = Annotated[
     str | None, typer.Option(metavar="R,G,B", help="On values in 0..1.", rich_help_panel=_PRE)

@@ -38,7 +38,7 @@ def verify(
         str | None,
         typer.Option(metavar="CKPT|BUNDLE", help="Default: the file that it was exported from."),
     ] = None,
-    engine: opt.Engine = "onnxruntime",
+    engine: opt.Engine = "auto",
     margin: Margin = 1.0,
     html: Html = None,
     strict: Strict = False,

@@ -13,25 +13,75 @@ import numpy.typing as npt
 from .. import _optional
 from ..arrays import FloatArray
 from ..errors import EngineError
-from .base import TensorSpec
+from .base import TensorSpec, check_feeds, check_threads, failed_batch
 
-__all__ = ["OnnxRuntimeEngine", "import_onnxruntime"]
+__all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "open_session", "tensor_spec"]
 
 _PROVIDER = "CPUExecutionProvider"
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_ERRORS_ONLY = 3
 
 
-def import_onnxruntime() -> Any:
+def import_onnxruntime(extra: str = "cpu") -> Any:
     """Import onnxruntime with its telemetry off.
 
     From 1.29 on it reports usage unless this variable is set before the import.
+
+    Parameters
+    ----------
+    extra : what the error names where it is missing: ``cpu`` or ``gpu``.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return _optional.require("onnxruntime", extra="cpu", purpose="run a bundle on this machine")
+    return _optional.require("onnxruntime", extra=extra, purpose="run a bundle on ONNX Runtime")
+
+
+def open_session(
+    runtime: Any,
+    model: Path | bytes,
+    options: Any,
+    provider: str,
+    settings: Mapping[str, str] | None = None,
+) -> Any:
+    """Return a session of ``model`` on ``provider``, and never on another one.
+
+    Parameters
+    ----------
+    runtime : the imported onnxruntime.
+    options : its ``SessionOptions``.
+    settings : of the provider.
+
+    Raises
+    ------
+    EngineError
+        If the graph does not load, or another provider took it.
+    """
+    options.log_severity_level = _ERRORS_ONLY
+    shown = "the exported graph" if isinstance(model, bytes) else str(model)
+    try:
+        session = runtime.InferenceSession(
+            model if isinstance(model, bytes) else os.fspath(model),
+            sess_options=options,
+            providers=[(provider, dict(settings or {}))],
+            enable_fallback=0,  # or it would print and try again on the CPU
+        )
+    except Exception as error:  # onnxruntime raises its own types, none of them public
+        raise EngineError(
+            f"ONNX Runtime {runtime.__version__} cannot load {shown} on {provider}: {error}"
+        ) from error
+    took = session.get_providers()
+    if took[0] != provider:  # the CPU's stands last in every list
+        raise EngineError(
+            f"ONNX Runtime was asked for {provider} and took {', '.join(took)}; see "
+            "'ltdeploy doctor'."
+        )
+    return session
 
 
 class OnnxRuntimeEngine:
     """An ONNX graph on ONNX Runtime's CPU provider. Thread-safe.
+
+    Graphs in bfloat16 do not load: this provider has no arithmetic for them. Those in float16 are
+    computed in float32.
 
     Parameters
     ----------
@@ -47,41 +97,30 @@ class OnnxRuntimeEngine:
     name = "onnxruntime-cpu"
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        check_threads(threads)
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        shown = "the exported graph" if isinstance(model, bytes) else str(model)
-        try:
-            session = runtime.InferenceSession(
-                model if isinstance(model, bytes) else os.fspath(model),
-                sess_options=options,
-                providers=[_PROVIDER],
-            )
-        except Exception as error:  # onnxruntime raises its own types, none of them public
-            raise EngineError(
-                f"ONNX Runtime {runtime.__version__} cannot load {shown}: {error}"
-            ) from error
-        if session.get_providers() != [_PROVIDER]:
-            raise EngineError(
-                f"ONNX Runtime was asked for {_PROVIDER} and took {session.get_providers()}; see "
-                "'ltdeploy doctor'."
-            )
-        self._session: Any = session
-        self.inputs = tuple(_spec(tensor) for tensor in session.get_inputs())
-        self.outputs = tuple(_spec(tensor) for tensor in session.get_outputs())
+        # Without AVX-512 VNNI, products of uint8 and int8 overflow unless it is told not to.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        # Threads that wait by spinning take the cores from those that decode the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = open_session(runtime, model, options, _PROVIDER)
+        self.inputs = tuple(tensor_spec(tensor) for tensor in self._session.get_inputs())
+        self.outputs = tuple(tensor_spec(tensor) for tensor in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
         """Run one batch; see :meth:`ltdeploy.engines.base.Engine.run`."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise EngineError(f"{self.name} was closed; load the bundle again.")
+        check_feeds(self.name, self.inputs, feeds)
         names = [spec.name for spec in self.outputs]
         try:
-            results = self._session.run(names, dict(feeds))
-        except Exception as error:  # see __init__
-            shapes = {name: array.shape for name, array in feeds.items()}
-            raise EngineError(f"{self.name} failed on inputs of shape {shapes}: {error}") from error
+            results = session.run(names, dict(feeds))
+        except Exception as error:  # see open_session
+            raise failed_batch(self.name, feeds, error) from error
         return dict(zip(names, results, strict=True))
 
     def close(self) -> None:
@@ -89,6 +128,7 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def tensor_spec(tensor: Any) -> TensorSpec:
+    """Return what ONNX Runtime says of an input or output."""
     shape = tuple(axis if isinstance(axis, int) else None for axis in tensor.shape)
     return TensorSpec(tensor.name, _DTYPES.get(tensor.type, tensor.type), shape)

@@ -14,7 +14,7 @@ from ..errors import EngineError, FixError
 from ..fixes.logit_map import LogitMap
 from ..fixes.maps import Blend, NewHead, steps_of
 from ..images import normalise
-from .base import Engine, TensorSpec
+from .base import Engine, TensorSpec, check_feeds
 from .onnxruntime_engine import OnnxRuntimeEngine
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class TorchReference:
         model = self._model
         if model is None:
             raise EngineError(f"{self.name} was closed; load the checkpoint again.")
-        images = normalise(np.asarray(feeds["images"], np.uint8), model.preprocessing)
+        check_feeds(self.name, self.inputs, feeds)
+        images = normalise(feeds["images"].astype(np.uint8, copy=False), model.preprocessing)
         with torch.inference_mode():
             prepared = torch.from_numpy(images)
             if not self._features:
@@ -90,7 +91,9 @@ class OnnxReference:
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
         """Run one batch; see :meth:`ltdeploy.engines.base.Engine.run`."""
-        prepared = normalise(np.asarray(feeds["images"], np.uint8), self._model.preprocessing)
+        check_feeds(self.name, self.inputs, feeds)
+        images = feeds["images"].astype(np.uint8, copy=False)
+        prepared = normalise(images, self._model.preprocessing)
         results = self._engine.run({self._model.input_name: prepared})
         return {ours: results[theirs] for theirs, ours in self._names.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return (folder / "manifest.json").is_file() or folder.suffix == ".ltd"
 
 
-def bundle_contender(bundle: Bundle, engine: str = "onnxruntime") -> Contender:
+def bundle_contender(bundle: Bundle, engine: str = "auto") -> Contender:
     """Return a bundle on an engine."""
     identity = AffineMap.identity(len(bundle.classes))
     chosen, seen = bundle.manifest.fix.selected_on, bundle.selection_hashes()
@@ -189,7 +190,7 @@ def reference_of(
     options = LoadOptions(
         arch=None if told else bundle.manifest.arch,
         classes=bundle.classes,
-        preprocessing=bundle.preprocessing,
+        preprocessing=dataclasses.replace(bundle.preprocessing, jpeg_scaling=False),
         head_scale=head.scale if head.kind == "cosine" else None,
         trust_pickle=trust_pickle,
     )

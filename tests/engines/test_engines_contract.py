@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 
 from ltdeploy.bundle import open_bundle, write_bundle
 from ltdeploy.classes import ClassTable
-from ltdeploy.cli.doctor import diagnose
 from ltdeploy.engines import Engine, open_engine
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from ltdeploy.engines.openvino_engine import OpenVinoEngine
 from ltdeploy.engines.torch_reference import OnnxReference, TorchReference, reference_engine
 from ltdeploy.errors import EngineError
 from ltdeploy.models.classifier import load_checkpoint
@@ -64,10 +64,22 @@ def open_onnx(bundle: Path, folder: Path) -> Engine:
 
 
 def open_runtime(bundle: Path, folder: Path) -> Engine:
-    return open_engine(open_bundle(bundle))
+    return open_engine(open_bundle(bundle), "onnxruntime")
 
 
-@pytest.fixture(params=[open_torch, open_onnx, open_runtime], ids=["torch", "onnx", "runtime"])
+def open_openvino(bundle: Path, folder: Path) -> Engine:
+    return open_engine(open_bundle(bundle), "openvino")
+
+
+OPENERS = {
+    "torch": open_torch,
+    "onnx": open_onnx,
+    "onnxruntime": open_runtime,
+    "openvino": open_openvino,
+}
+
+
+@pytest.fixture(params=OPENERS.values(), ids=OPENERS)
 def engine(request: pytest.FixtureRequest, bundle_path: Path, tmp_path: Path) -> Engine:
     opener: Callable[[Path, Path], Engine] = request.param
     return opener(bundle_path, tmp_path)
@@ -101,6 +113,42 @@ def test_leaves_its_input_alone_and_repeats_itself(engine: Engine) -> None:
     np.testing.assert_array_equal(engine.run({"images": batch})["logits"], first)
 
 
+def test_an_answer_is_the_caller_s(engine: Engine) -> None:
+    first = engine.run({"images": images(4)})["logits"]
+    kept = first.copy()
+    for seed in (5, 6):
+        engine.run({"images": images(4 + seed)[:4]})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_reads_pixels_however_they_lie(engine: Engine) -> None:
+    mirrored = images(3)[:, :, ::-1]
+    expected = engine.run({"images": mirrored.copy()})["logits"]
+    frozen = mirrored.copy()
+    frozen.flags.writeable = False
+    for same in (mirrored, frozen):
+        np.testing.assert_array_equal(engine.run({"images": same})["logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "said"),
+    [
+        ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, r"uint8 \(1, 8, 8, 3\)"),
+        ({"images": np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)}, r"uint8 \(32, 32, 3\)"),
+        ({"images": np.zeros((1, SIZE_PX, SIZE_PX, 3), np.float32)}, "images as float32"),
+        ({}, r"given the inputs \[\]"),
+        ({"pictures": np.zeros((1, SIZE_PX, SIZE_PX, 3), np.uint8)}, r"expected \['images'\]"),
+    ],
+    ids=["size", "rank", "dtype", "nothing", "name"],
+)
+def test_inputs_that_do_not_fit_are_refused(
+    engine: Engine, feeds: dict[str, np.ndarray], said: str
+) -> None:
+    engine.run({"images": images(2)})  # what a runtime could run again where an input is missing
+    with pytest.raises(EngineError, match=said):
+        engine.run(feeds)
+
+
 def test_threads_share_it(engine: Engine) -> None:
     batches = [images(count) for count in (1, 2, 3, 4)]
     expected = [engine.run({"images": batch})["logits"] for batch in batches]
@@ -117,15 +165,49 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
         engine.run({"images": images(1)})
 
 
-def test_a_graph_that_is_no_graph() -> None:
+@pytest.mark.parametrize("opened", [OnnxRuntimeEngine, OpenVinoEngine])
+def test_a_graph_that_is_no_graph(opened: type[OnnxRuntimeEngine | OpenVinoEngine]) -> None:
     with pytest.raises(EngineError, match="cannot load the exported graph"):
-        OnnxRuntimeEngine(b"no graph")
+        opened(b"no graph")
 
 
-def test_inputs_of_another_size_are_refused(bundle_path: Path) -> None:
-    engine = open_engine(open_bundle(bundle_path))
-    with pytest.raises(EngineError, match=r"\(1, 8, 8, 3\)"):
-        engine.run({"images": np.zeros((1, 8, 8, 3), np.uint8)})
+def pairs_only() -> bytes:
+    """Return a graph that loads, and then fails on batches longer than two; OpenVINO cuts them."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "one", "end"], ["rest"]),
+            helper.make_node("Add", ["x", "rest"], ["y"]),
+        ],
+        "pairs",
+        [value("x", onnx.TensorProto.FLOAT, ["n"])],
+        [value("y", onnx.TensorProto.FLOAT, ["n"])],
+        [
+            numpy_helper.from_array(np.array([1]), "one"),
+            numpy_helper.from_array(np.array([1 << 30]), "end"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("opened", [OnnxRuntimeEngine, OpenVinoEngine])
+def test_a_batch_that_fails_is_named_and_the_next_one_runs(
+    opened: type[OnnxRuntimeEngine | OpenVinoEngine],
+) -> None:
+    engine = opened(pairs_only(), threads=1)
+    with pytest.raises(EngineError, match=rf"{engine.name} failed on the batch x \(3,\): "):
+        engine.run({"x": np.ones(3, np.float32)})
+    assert engine.run({"x": np.ones(2, np.float32)})["y"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("opened", [OnnxRuntimeEngine, OpenVinoEngine])
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_threads_that_are_none(
+    opened: type[OnnxRuntimeEngine | OpenVinoEngine], threads: int
+) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads}; expected 1 to"):
+        opened(b"", threads=threads)
 
 
 def test_a_graph_that_is_not_what_the_manifest_says(bundle_path: Path, tmp_path: Path) -> None:
@@ -133,8 +215,9 @@ def test_a_graph_that_is_not_what_the_manifest_says(bundle_path: Path, tmp_path:
     files = {name: (bundle_path / name).read_bytes() for name in opened.manifest.files}
     files["model.onnx"] = foreign(tmp_path).read_bytes()
     other = write_bundle(tmp_path / "other.ltd", opened.manifest, files)
-    with pytest.raises(EngineError, match="its manifest says"):
-        open_engine(other)
+    for engine in ("onnxruntime", "openvino", "auto"):
+        with pytest.raises(EngineError, match="its manifest says"):
+            open_engine(other, engine)
 
 
 def test_references_are_what_they_are_called(bundle_path: Path, tmp_path: Path) -> None:
@@ -144,16 +227,10 @@ def test_references_are_what_they_are_called(bundle_path: Path, tmp_path: Path) 
 
 def test_telemetry_is_off_before_the_import(bundle_path: Path) -> None:
     script = (
-        "import os, ltdeploy, sys; ltdeploy.load(sys.argv[1]); "
+        "import os, ltdeploy, sys; ltdeploy.load(sys.argv[1], engine='onnxruntime'); "
         "print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     command = [sys.executable, "-c", script, str(bundle_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "1"
-
-
-def test_doctor_runs_what_it_reports() -> None:
-    found = diagnose()["engines"]
-    assert found["onnxruntime"]["works"]
-    assert found["torch"]["works"]

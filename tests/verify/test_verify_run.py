@@ -185,6 +185,6 @@ def test_non_finite_logits_name_the_image_and_the_engine(
     write_bundle(tmp_path / "nan.ltd", opened.manifest, files)
     reference = bundle_path.parent / "ckpt.pt"
     with pytest.raises(
-        EngineError, match=r"onnxruntime-cpu gave 1 non-finite logits .* test/species 0/0\.png"
+        EngineError, match=r"openvino-cpu gave 1 non-finite logits .* test/species 0/0\.png"
     ):
         verify_bundle(tmp_path / "nan.ltd", open_dataset(str(photos)), reference=reference)
