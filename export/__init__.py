@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .bundle_export import Exported, export_bundle
 from .checks import Checks
+from .precision import PrecisionRequest
 
-__all__ = ["Checks", "Exported", "export_bundle"]
+__all__ = ["Checks", "Exported", "PrecisionRequest", "export_bundle"]

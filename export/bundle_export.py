@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ltdeploy import __version__
 from ltdeploy._optional import installed_version
+from ltdeploy.arrays import FloatArray
 from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, file_entry, write_bundle
 from ltdeploy.datasets import Dataset
 from ltdeploy.datasets.species import SpeciesDataset
@@ -27,6 +28,7 @@ from ltdeploy.fixes.encoding import encode
 from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.images import load_prepared
 from ltdeploy.manifest import (
+    SCHEMA_VERSION,
     ClassEntry,
     FixEntry,
     GraphEntry,
@@ -40,10 +42,12 @@ from ltdeploy.manifest import (
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 
-from .checks import Checks, check_graph
+from .checks import LOW_TOLERANCE, Checks, check_graph
+from .clean_up import clean_up
 from .fitting import fit_requested
 from .fold import Folding, folded
 from .foreign import onnx_from_foreign
+from .precision import Lowered, PrecisionRequest, graph_opener, lower
 from .to_onnx import onnx_from_classifier
 
 if TYPE_CHECKING:
@@ -67,13 +71,16 @@ class Exported:
     ----------
     fixes : those that were fitted, with what stands behind each that was ``auto``; what a fix file
         brought is in the manifest alone.
-    unreadable : validation images that could not be used, and why.
+    checks : of the graph in the bundle.
+    lowered : how its precision came about; None for float32.
+    unreadable : images that could not be used, and why.
     validation_inside : whether some of the validation images are in the bundle, as golden samples.
     """
 
     bundle: Bundle
     fixes: tuple[FittedFix, ...]
     checks: Checks
+    lowered: Lowered | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
     validation_inside: bool = False
 
@@ -84,6 +91,8 @@ def export_bundle(
     out: Path,
     *,
     validation: Dataset | None = None,
+    precision: PrecisionRequest | None = None,
+    jpeg_scaling: bool = False,
     force: bool = False,
     track: Tracker = silent,
 ) -> Exported:
@@ -94,6 +103,9 @@ def export_bundle(
     fixes : applied in order; those with an ``auto`` parameter need ``validation``, fix files with
         a fitted map are used as they stand.
     validation : images the model was not trained on and nobody will report figures for.
+    precision : None is float32.
+    jpeg_scaling : let the bundle decode large JPEG files at a fraction of their size; its reference
+        does not, so that ``verify`` shows what that costs.
     force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint or
         for other classes.
 
@@ -112,21 +124,25 @@ def export_bundle(
     engine.close()
     expected = fix.apply(unfixed["logits"], unfixed.get("features"))
     graph, folding = _graph(model, fix)
-    content = graph.SerializeToString()
-    if len(content) > _LARGEST_ONNX_BYTES:
-        raise ExportError(
-            f"The graph takes {len(content) / 2**30:.1f} GiB; ONNX files without external data "
-            "end at 2 GiB, and this version writes no external data."
+    checks = _checked(graph, images, expected)
+    lowered: Lowered | None = None
+    if precision is not None and precision.precision != "fp32":
+        open_graph = graph_opener(precision.engine, precision.precision)
+        lowered = lower(
+            graph, precision, table, model.preprocessing, open_graph, images, track=track
         )
-    candidate = OnnxRuntimeEngine(content)
-    checks = check_graph(candidate, images, expected)
-    candidate.close()
+        graph = lowered.model
+        candidate = open_graph(graph)
+        checks = check_graph(candidate, images, expected, **LOW_TOLERANCE)
+        candidate.close()
+    content = graph.SerializeToString()
 
     files = {"model.onnx": content, GOLDEN: _npz(images=images, logits=expected)}
-    if fitted.selection is not None:
-        files[SELECTION] = _npz(hashes=fitted.hashes)
+    chose = fitted.hashes if lowered is None else np.union1d(fitted.hashes, lowered.seen)
+    if fitted.selection is not None or len(chose):
+        files[SELECTION] = _npz(hashes=chose)
     manifest = Manifest(
-        schema=1,
+        schema=SCHEMA_VERSION,
         task="classification",
         name=out.name.removesuffix(".ltd"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -149,8 +165,8 @@ def export_bundle(
             selected_on=fitted.selection,
             notes=(*fitted.notes, *_fix_notes(table, fitted.methods, folding)),
         ),
-        preprocessing=model.preprocessing.to_dict(),
-        graphs=(_graph_entry(graph),),
+        preprocessing=replace(model.preprocessing, jpeg_scaling=jpeg_scaling).to_dict(),
+        graphs=(_graph_entry(graph, precision, lowered, checks),),
         source=SourceEntry(
             path=os.path.relpath(model.source.path, out.parent),
             sha256=model.source.sha256,
@@ -162,7 +178,30 @@ def export_bundle(
         files={name: file_entry(content) for name, content in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
-    return Exported(bundle, fitted.fixes, checks, fitted.unreadable, validation is not None)
+    unreadable = (*fitted.unreadable, *(lowered.unreadable if lowered is not None else ()))
+    return Exported(
+        bundle,
+        fitted.fixes,
+        checks,
+        lowered,
+        tuple(dict.fromkeys(unreadable)),
+        validation is not None,
+    )
+
+
+def _checked(graph: onnx.ModelProto, images: npt.NDArray[np.uint8], expected: FloatArray) -> Checks:
+    """Compare the float32 graph, whatever becomes of it later, with the reference."""
+    content = graph.SerializeToString()
+    if len(content) > _LARGEST_ONNX_BYTES:
+        raise ExportError(
+            f"The graph takes {len(content) / 2**30:.1f} GiB; ONNX files without external data "
+            "end at 2 GiB, and this version writes no external data."
+        )
+    engine = OnnxRuntimeEngine(content)
+    try:
+        return check_graph(engine, images, expected)
+    finally:
+        engine.close()
 
 
 def golden_images(
@@ -189,9 +228,11 @@ def _graph(model: Classifier | OnnxClassifier, fix: LogitMap) -> tuple[onnx.Mode
 
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": _shown_arch(model.arch)}
     if isinstance(model, OnnxClassifier):
-        return onnx_from_foreign(model, fix, metadata)
-    with folded(model, fix) as (module, folding):
-        return onnx_from_classifier(module, model.preprocessing, metadata), folding
+        graph, folding = onnx_from_foreign(model, fix, metadata)
+    else:
+        with folded(model, fix) as (module, folding):
+            graph = onnx_from_classifier(module, model.preprocessing, metadata)
+    return clean_up(graph), folding
 
 
 def _shown_arch(arch: str) -> str:
@@ -205,7 +246,12 @@ def _class_entries(table: ClassTable) -> tuple[ClassEntry, ...]:
     return tuple(ClassEntry(name=n, train_count=c, group=g) for n, c, g in rows)
 
 
-def _graph_entry(graph: onnx.ModelProto) -> GraphEntry:
+def _graph_entry(
+    graph: onnx.ModelProto,
+    precision: PrecisionRequest | None,
+    lowered: Lowered | None,
+    checks: Checks,
+) -> GraphEntry:
     import onnx
 
     def entry(value: Any) -> TensorEntry:
@@ -216,11 +262,13 @@ def _graph_entry(graph: onnx.ModelProto) -> GraphEntry:
 
     return GraphEntry(
         file="model.onnx",
-        precision="fp32",
+        precision=precision.precision if precision is not None else "fp32",
         opset=next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
         nodes=len(graph.graph.node),
         inputs=tuple(entry(value) for value in graph.graph.input),
         outputs=tuple(entry(value) for value in graph.graph.output),
+        golden_difference=checks.reference_difference,
+        lowering=lowered.entry if lowered is not None else None,
     )
 
 

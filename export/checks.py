@@ -12,9 +12,12 @@ from ltdeploy.arrays import FloatArray
 from ltdeploy.engines import Engine, check_finite
 from ltdeploy.errors import ExportError
 
-__all__ = ["TOLERANCE", "Checks", "check_graph", "relative_difference"]
+__all__ = ["LOW_TOLERANCE", "TOLERANCE", "Checks", "check_graph", "relative_difference"]
 
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by far less
+# In low precision only the gate can say what is too far from the reference; between batches an
+# engine may round otherwise, which is small against what a layer that mixes images would do.
+LOW_TOLERANCE = {"tolerance": float("inf"), "batch_tolerance": 0.05}
 _BATCHES = (1, 2, 5)
 
 
@@ -49,7 +52,14 @@ def relative_difference(reference: FloatArray, candidate: FloatArray) -> float:
     return float(np.abs(wide - candidate).max() / max(1.0, float(np.abs(wide).max())))
 
 
-def check_graph(engine: Engine, images: npt.NDArray[np.uint8], expected: FloatArray) -> Checks:
+def check_graph(
+    engine: Engine,
+    images: npt.NDArray[np.uint8],
+    expected: FloatArray,
+    *,
+    tolerance: float = TOLERANCE,
+    batch_tolerance: float = TOLERANCE,
+) -> Checks:
     """Run an exported graph on real inputs and compare it with the reference.
 
     Parameters
@@ -57,6 +67,8 @@ def check_graph(engine: Engine, images: npt.NDArray[np.uint8], expected: FloatAr
     engine : the exported graph, loaded.
     images : array of shape (K, H, W, 3), uint8, K ≥ 5.
     expected : the unfused reference's logits, array of shape (K, C).
+    tolerance, batch_tolerance : what may differ from the reference, and between batches, relative
+        to the largest logit.
 
     Raises
     ------
@@ -75,10 +87,10 @@ def check_graph(engine: Engine, images: npt.NDArray[np.uint8], expected: FloatAr
     together = _logits(engine, images)
     check_finite(engine.name, together, [f"golden sample {i}" for i in range(len(images))])
     difference = relative_difference(expected, together)
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise ExportError(
             f"The exported graph differs from the reference by {difference:.2g} of the largest "
-            f"logit on {len(images)} images; expected at most {TOLERANCE:g}. The fold or the "
+            f"logit on {len(images)} images; expected at most {tolerance:g}. The fold or the "
             "export changed the model; nothing was written."
         )
     batch_difference = 0.0
@@ -92,7 +104,7 @@ def check_graph(engine: Engine, images: npt.NDArray[np.uint8], expected: FloatAr
             batch_difference = max(
                 batch_difference, relative_difference(together[index], np.concatenate(parts))
             )
-    if not batch_difference <= TOLERANCE:
+    if not batch_difference <= batch_tolerance:
         raise ExportError(
             f"The exported graph gives other answers in batches of 1, 2 and 5 than in one batch of "
             f"{len(images)}: they differ by {batch_difference:.2g} of the largest logit. A layer "

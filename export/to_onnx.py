@@ -69,6 +69,21 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _pool_by_mean(program: Any) -> None:
+    """Let pooling to one pixel be a mean over both axes.
+
+    The exporter turns adaptive pooling into a mean and a strided view, which becomes a Gather by
+    indices computed from the batch size: no engine sees through it.
+    """
+    import torch
+
+    pool, mean = torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten.mean.dim
+    for node in program.graph.nodes:
+        if node.target is pool and tuple(node.args[1]) == (1, 1):
+            node.target, node.args = mean, (node.args[0], [-2, -1], True)
+    program.graph_module.recompile()
+
+
 def _name_batch_axis(model: onnx.ModelProto) -> None:
     """Call the batch axis ``batch`` instead of the tracer's running number."""
     graph = model.graph
@@ -105,6 +120,7 @@ def onnx_from_classifier(
             program = torch.export.export(
                 _wrap(module, preprocessing), (example,), dynamic_shapes=({0: batch},)
             )
+            _pool_by_mean(program)
             exported: Any = torch.onnx.export(
                 program,
                 (),

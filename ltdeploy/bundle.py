@@ -32,6 +32,8 @@ GOLDEN = "golden.npz"
 SELECTION = "selection.npz"
 # What a verification leaves in a finished bundle; everything else is sealed at export.
 ATTACHMENTS = frozenset({"report.html", "baseline.json"})
+# Engines built on this machine from the sealed graph: a cache, with hashes of its own.
+ENGINES = "engines/"
 _LARGEST_ARRAYS_BYTES = 1 << 30
 _LARGEST_MANIFEST_BYTES = 256 << 20
 
@@ -245,10 +247,14 @@ def _refuse_what_is_no_bundle(path: Path) -> None:
 
 
 def _strangers(folder: Path, manifest: Manifest) -> list[str]:
-    """Return the files of a folder that are not the bundle's; hidden ones are anybody's."""
+    """Return the files of a folder that are not the bundle's; hidden ones are anybody's.
+
+    Of what stands in ``engines/`` nothing is loaded here: who loads it checks it.
+    """
     own = {*manifest.files, *ATTACHMENTS, MANIFEST}
     found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
-    return sorted(name for name in found if name not in own and not name.startswith("."))
+    known = (".", ENGINES)
+    return sorted(name for name in found if name not in own and not name.startswith(known))
 
 
 def _write_synced(file: Path, content: bytes) -> None:

@@ -34,20 +34,13 @@ if TYPE_CHECKING:
     from .models.classifier import Classifier
     from .models.onnx_classifier import OnnxClassifier
 
-__all__ = ["cached_logits", "default_cache"]
+__all__ = ["cached_logits"]
 
 _SCHEMA = 1
 _ARRAYS = ("logits", "features", "indices", "hashes")
 _VERSIONED = ("PIL", "torch", "onnxruntime")  # another one may give other pixels or logits
 _STALE_S = 24 * 3600  # what a killed process left behind
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
-def default_cache() -> Path:
-    """Return ``$LTDEPLOY_CACHE``, else ``ltdeploy`` in the user's cache folder."""
-    told = os.environ.get("LTDEPLOY_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(told) if told else Path(base) / "ltdeploy"
 
 
 def cached_logits(

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Files of ours: written whole or not at all, and where what can be made again is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replacing", "write_whole"]
+__all__ = ["default_cache", "replacing", "write_whole"]
+
+
+def default_cache() -> Path:
+    """Return ``$LTDEPLOY_CACHE``, else ``ltdeploy`` in the user's cache folder."""
+    told = os.environ.get("LTDEPLOY_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(told) if told else Path(base) / "ltdeploy"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,24 +13,31 @@ from .fixes.logit_map import LogitMap
 from .preprocessing import Preprocessing
 
 __all__ = [
+    "PRECISIONS",
     "SCHEMA_VERSION",
+    "CalibrationEntry",
     "ClassEntry",
     "FileEntry",
     "FixEntry",
+    "GateEntry",
     "GraphEntry",
     "HeadEntry",
+    "LoweringEntry",
     "Manifest",
     "MethodEntry",
+    "Precision",
     "SelectionEntry",
     "SourceEntry",
     "TensorEntry",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2  # 1 had float32 graphs only; it is read as well
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ClassEntry(Strict):
@@ -82,15 +89,57 @@ class TensorEntry(Strict):
     shape: tuple[int | str, ...]
 
 
+class CalibrationEntry(Strict):
+    """The training images that ranges were measured on, and how many classes they show."""
+
+    name: str
+    images: Count
+    classes: Count
+
+
+class GateEntry(Strict):
+    """The images that precision was chosen on, and what the gate said there."""
+
+    name: str
+    images: Count
+    margin: Finite
+    verdict: Literal["pass", "inconclusive", "fail"]
+    engine: str
+
+
+class LoweringEntry(Strict):
+    """How a graph of low precision was made.
+
+    Attributes
+    ----------
+    restored : layers that the search put back into float32; those at both ends always are.
+    low_share : share of the multiply-adds in low precision.
+    """
+
+    restored: tuple[str, ...]
+    low_share: Annotated[float, Field(ge=0, le=1)]
+    calibration: CalibrationEntry | None
+    gate: GateEntry | None
+
+
 class GraphEntry(Strict):
-    """One executable file of the bundle."""
+    """One executable file of the bundle.
+
+    Attributes
+    ----------
+    golden_difference : largest difference from the golden logits when it was exported, relative to
+        the largest of them.
+    lowering : None for float32.
+    """
 
     file: str
-    precision: Literal["fp32"]
+    precision: Precision
     opset: int
     nodes: int
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
+    golden_difference: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    lowering: LoweringEntry | None = None
 
 
 class SourceEntry(Strict):
@@ -113,7 +162,7 @@ class FileEntry(Strict):
 class Manifest(Strict):
     """Everything that is true of a bundle and is not an array."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[1, 2] = Field(alias="schema")
     task: Literal["classification"]
     name: str
     created: str

@@ -20,9 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from samples import draw_photo, write_checkpoint
 
 from ltdeploy import cache as cache_module
-from ltdeploy.cache import cached_logits, default_cache
+from ltdeploy.cache import cached_logits
 from ltdeploy.datasets import FolderDataset
 from ltdeploy.errors import DataError, UsageError
+from ltdeploy.files import default_cache
 from ltdeploy.inference import Logits
 from ltdeploy.models.classifier import Classifier, LoadOptions, load_checkpoint
 

@@ -287,7 +287,7 @@ def _method_names(method: list[str] | None) -> list[str] | None:
 
 
 def _cache_folder(cache: str | None, no_cache: bool) -> Path | None:
-    from ..cache import default_cache
+    from ..files import default_cache
 
     if no_cache:
         return None

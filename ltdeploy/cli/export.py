@@ -9,7 +9,8 @@ import typer
 
 from ..errors import FixError, UsageError
 from . import options as opt
-from .output import Output, program
+from .output import Output, program, write_text
+from .precision_table import report_precision, require_precision
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "report_export"]
 
 _FIX = "Fix"
+_PRECISION = "Precision"
 
 
 def export(
@@ -54,6 +56,48 @@ def export(
         bool,
         typer.Option("--force", help="Apply a fix that is refused.", rich_help_panel=_FIX),
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|fp16|bf16|int8",
+            help="Of the layers between first and last; with --val, gated.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = "fp32",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Training images that int8 takes its ranges from.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int,
+        typer.Option(metavar="N", help="How many, as many per class.", rich_help_panel=_PRECISION),
+    ] = 512,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What the gate and the checks run.", rich_help_panel=_PRECISION
+        ),
+    ] = "auto",
+    margin: Annotated[
+        float,
+        typer.Option(metavar="POINTS", help="What a group may lose.", rich_help_panel=_PRECISION),
+    ] = 1.0,
+    search_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            help="For layers to restore; run again to go on.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = 600.0,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The trade, as a page.", rich_help_panel=_PRECISION),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="NAME.ltd", help="Default: the checkpoint's name.")
     ] = None,
@@ -68,6 +112,7 @@ def export(
     interpolation: opt.Interpolation = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
+    jpeg_scaling: opt.JpegScaling = False,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -98,16 +143,18 @@ def export(
             f"{what} on validation images and none were given; add --val DATA (images the model "
             "was not trained on)."
         )
-    if val is not None and not learning:
+    if val is not None and not learning and precision == "fp32":
         raise UsageError(
-            "--val chooses what is 'auto', and no fix is; say --tau auto or --logit-adjust auto, "
-            "or leave --val out."
+            "--val chooses what is 'auto' and gates a --precision below fp32, and neither was "
+            "asked for; say --tau auto or --logit-adjust auto, or leave --val out."
         )
+    wanted = require_precision(precision, calibration=calibration, html=html, gated=val is not None)
     target = bundle_path(ckpt, out)
 
-    from ltdeploy.export import export_bundle
+    from ltdeploy.export import PrecisionRequest, export_bundle
 
     from ..datasets import open_dataset, read_classes
+    from ..files import default_cache
     from ..models.classifier import load_checkpoint
 
     given = opt.load_options(
@@ -124,11 +171,41 @@ def export(
     )
     model = load_checkpoint(Path(ckpt), options=given)
     validation = open_dataset(val, root=root, split="val") if val is not None else None
+    training = (
+        open_dataset(calibration, root=root, split="train") if calibration is not None else None
+    )
+    request = PrecisionRequest(
+        precision=wanted,
+        calibration=training,
+        calibration_images=calibration_images,
+        gate=validation,
+        engine=engine,
+        margin=margin,
+        search_seconds=search_seconds,
+        journals=default_cache(),
+    )
     exported = export_bundle(
-        model, specs, target, validation=validation, force=force, track=output.track
+        model,
+        specs,
+        target,
+        validation=validation if learning else None,
+        precision=request,
+        jpeg_scaling=jpeg_scaling,
+        force=force,
+        track=output.track,
     )
     report_export(output, exported)
     output.json(export_result(exported))
+    report_precision(output, exported)
+    if html is not None:
+        from ltdeploy.export.precision.report import render_precision_report
+
+        title = exported.bundle.path.name
+        write_text(Path(html), render_precision_report(export_result(exported), title=title))
+        output.say(f"Report   {html}")
+    lowering = exported.bundle.manifest.graphs[0].lowering
+    if lowering is not None and lowering.gate is not None and lowering.gate.verdict != "pass":
+        return ExitCode.UNDECIDED
     return ExitCode.BAD_INPUT if exported.unreadable else ExitCode.OK
 
 
@@ -198,6 +275,7 @@ def export_result(exported: Exported) -> dict[str, Any]:
         ),
         "precision": manifest.graphs[0].precision,
         "engines": ["onnx"],
+        "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
         "checks": exported.checks.to_dict(),
         "notes": [*manifest.source.notes, *manifest.fix.notes],
         "unreadable": len(exported.unreadable),

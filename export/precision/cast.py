@@ -1,0 +1,159 @@
+"""A float32 graph to one that computes in float16 or bfloat16, with float32 where it is needed.
+
+Normalisation in front and the head stay float32: normalised pixels and logits of a thousand classes
+need more than the 8 or 11 bits of a low-precision number (two classes of the tail that are closer
+than one step of bfloat16 would be one and the same), and the two cost nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ltdeploy._optional import require
+from ltdeploy.errors import ExportError
+
+from .layers import GraphLayers
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["LowPrecision", "low_precision_nodes", "to_low_precision"]
+
+LowPrecision = Literal["fp16", "bf16"]
+_BFLOAT16_OPSET = 22  # the first in which convolutions take bfloat16
+# They say their own type, take scales in float32, or hold graphs that know their tensors' types.
+_FLOAT32_ONLY = frozenset({"Cast", "Resize", "Upsample", "If", "Loop", "Scan"})
+
+
+def low_precision_nodes(layers: GraphLayers) -> tuple[str, ...]:
+    """Return the names of the nodes that may compute in low precision, in the graph's order."""
+    fixed = layers.before_stem() | layers.behind_head()
+    return tuple(
+        node.name
+        for node in layers.model.graph.node
+        if node.name not in fixed
+        and node.op_type not in _FLOAT32_ONLY
+        and any(layers.is_float(name) for name in node.input)
+    )
+
+
+def to_low_precision(
+    model: onnx.ModelProto, precision: LowPrecision, keep: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Return the graph with casts, its inputs and outputs as they were.
+
+    Parameters
+    ----------
+    model : a float32 classifier with inferred shapes and named nodes; it is not changed.
+    keep : names of nodes that stay in float32.
+
+    Raises
+    ------
+    ExportError
+        If the graph cannot be brought to the opset that has bfloat16.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    changed = _with_bfloat16(model) if precision == "bf16" else copy.deepcopy(model)
+    if precision == "bf16":
+        _without_hard_swish(changed)
+    low = TensorProto.BFLOAT16 if precision == "bf16" else TensorProto.FLOAT16
+    layers = GraphLayers(changed)
+    lowered = set(low_precision_nodes(layers)).difference(keep)
+    graph = changed.graph
+    now = dict(layers.dtypes)  # of each tensor as the changed nodes give it
+    added: dict[tuple[str, int], str] = {}
+    nodes: list[Any] = []
+
+    def as_type(name: str, wanted: int) -> str:
+        if now[name] == wanted:
+            return name
+        if (name, wanted) not in added:
+            other = f"{name}.{precision if wanted == low else 'fp32'}"
+            if name in layers.stored:
+                graph.initializer.append(_stored_as(layers.stored[name], wanted, other))
+            else:
+                nodes.append(helper.make_node("Cast", [name], [other], name=other, to=wanted))
+            added[name, wanted] = other
+        return added[name, wanted]
+
+    for node in graph.node:
+        wanted = low if node.name in lowered else TensorProto.FLOAT
+        for place, name in enumerate(node.input):
+            if layers.is_float(name):
+                node.input[place] = as_type(name, wanted)
+        nodes.append(node)
+        if node.name in lowered:
+            now.update({name: low for name in node.output if layers.is_float(name)})
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]  # of types that are no longer true
+    try:
+        onnx.checker.check_model(changed, full_check=True)
+    except Exception as error:  # its own types, and RuntimeError of the inference behind it
+        raise ExportError(
+            f"The graph does not take {precision} ({str(error).splitlines()[0]}). An operator of "
+            "it exists in float32 only; use --precision fp32 or int8."
+        ) from error
+    return changed
+
+
+def _without_hard_swish(model: onnx.ModelProto) -> None:
+    """Write ``HardSwish(x)`` as ``x · HardSigmoid(x)``: TensorRT has it in bfloat16 only so."""
+    from onnx import helper
+
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type != "HardSwish":
+            nodes.append(node)
+            continue
+        gate = f"{node.output[0]}.gate"
+        kind = model.graph.value_info.add()
+        kind.CopyFrom(next(v for v in model.graph.value_info if v.name == node.output[0]))
+        kind.name = gate
+        nodes.append(
+            helper.make_node(
+                "HardSigmoid", node.input, [gate], name=f"{node.name}.gate", alpha=1 / 6, beta=0.5
+            )
+        )
+        nodes.append(helper.make_node("Mul", [node.input[0], gate], node.output, name=node.name))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _stored_as(tensor: Any, dtype: int, name: str) -> Any:
+    from onnx import TensorProto, numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    if dtype == TensorProto.BFLOAT16:
+        ml_dtypes: Any = require("ml_dtypes", extra="torch", purpose="write bfloat16 weights")
+        return numpy_helper.from_array(values.astype(ml_dtypes.bfloat16), name)
+    wide = np.float16 if dtype == TensorProto.FLOAT16 else np.float32
+    with np.errstate(over="ignore"):  # such layers were named and kept by the range check
+        return numpy_helper.from_array(values.astype(wide), name)
+
+
+def _with_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph in an opset whose convolutions take bfloat16."""
+    from onnx import shape_inference, version_converter
+
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if opset >= _BFLOAT16_OPSET:
+        return copy.deepcopy(model)
+    try:
+        converted = version_converter.convert_version(model, _BFLOAT16_OPSET)
+        return shape_inference.infer_shapes(converted)
+    except Exception as error:  # the converter raises RuntimeError and types of its own
+        raise ExportError(
+            f"The graph is in opset {opset}, bfloat16 convolutions came with {_BFLOAT16_OPSET}, "
+            f"and it cannot be converted ({error}). Use --precision fp16, or a newer opset."
+        ) from error

@@ -1,0 +1,100 @@
+"""A graph through the gate: its answers against the float32 ones, on images kept for choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ltdeploy.arrays import FloatArray
+from ltdeploy.classes import ClassTable
+from ltdeploy.datasets import Dataset
+from ltdeploy.engines import Engine
+from ltdeploy.images import load_prepared
+from ltdeploy.inference import Logits, batch_size_for, collect_logits
+from ltdeploy.preprocessing import Preprocessing
+from ltdeploy.progress import Tracker, silent
+from ltdeploy.verify.assess import Accumulator
+from ltdeploy.verify.result import VerifyResult
+
+from .damage import tail_images
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["GateRun", "OpenGraph"]
+
+OpenGraph = Callable[["onnx.ModelProto"], Engine]
+_RANKING_IMAGES = 256
+
+
+@dataclass(eq=False)
+class GateRun:
+    """The images that precision is chosen on, with the reference's answers.
+
+    Parameters
+    ----------
+    dataset, labels : N labelled images, labels aligned to ``classes``.
+    reference : the float32 logits of every readable one.
+    open_graph : loads a graph into the engine that is to run it.
+    margin : points of class-averaged accuracy that a group may lose.
+    """
+
+    dataset: Dataset
+    labels: npt.NDArray[np.int64]
+    classes: ClassTable
+    preprocessing: Preprocessing
+    reference: Logits
+    open_graph: OpenGraph
+    margin: float = 1.0
+    track: Tracker = silent
+
+    def judge(self, model: onnx.ModelProto, label: str) -> VerifyResult:
+        """Run a graph on all images and return what ``verify`` would say of it."""
+        engine = self.open_graph(model)
+        try:
+            answers = collect_logits(
+                engine,
+                self.dataset,
+                self.labels,
+                self.preprocessing,
+                track=self.track,
+                label=label,
+            )
+        finally:
+            engine.close()
+        compared = Accumulator(self.classes)
+        compared.update(
+            answers.labels, self.reference.logits, answers.logits, indices=answers.indices
+        )
+        return compared.result(self.margin, unreadable=len(answers.unreadable))
+
+    @cached_property
+    def tail(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Up to 256 prepared images of the rarest classes, and their labels."""
+        chosen = tail_images(self.reference.labels, self.classes, _RANKING_IMAGES)
+        images = [
+            load_prepared(self.dataset.source(int(index)), self.preprocessing)
+            for index in self.reference.indices[chosen]
+        ]
+        return np.stack(images), self.reference.labels[chosen]
+
+    def tail_logits(self, model: onnx.ModelProto) -> FloatArray:
+        """Return a graph's logits of the images of :attr:`tail`; they need not be finite."""
+        images, _ = self.tail
+        size = batch_size_for(self.preprocessing)
+        engine = self.open_graph(model)
+        try:
+            entry = engine.inputs[0].name
+            return np.concatenate(
+                [
+                    engine.run({entry: images[start : start + size]})["logits"]
+                    for start in range(0, len(images), size)
+                ]
+            )
+        finally:
+            engine.close()

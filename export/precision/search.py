@@ -1,0 +1,256 @@
+"""Restore the fewest layers to float32 until the gate lets the graph pass.
+
+1. The whole recipe is tried. Unless the gate fails it, that is the answer: more layers would be
+   restored for noise, not for the tail.
+2. Layers are ranked by the damage that each does alone to the margins of few-shot images.
+3. The worst 1, 2, 4, … are restored until the graph is acceptable, then bisection finds the fewest
+   (taking for granted that restoring more does not make it worse).
+
+Every measurement is kept on disk as soon as it is made. A search that was killed or ran out of time
+goes on from there, and comes to the same end as one that was not: no step depends on the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltdeploy.errors import ExportError
+from ltdeploy.files import write_whole
+from ltdeploy.progress import Tracker, silent
+from ltdeploy.verify.gate import Verdict
+from ltdeploy.verify.result import VerifyResult
+
+from .damage import damage_of
+from .gate_run import GateRun
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Found", "GroupTrade", "Journal", "Recipe", "Trial", "search"]
+
+Recipe = Callable[[Collection[str]], "onnx.ModelProto"]
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class GroupTrade:
+    """One group under a trial: class-averaged accuracy in percent, difference in points."""
+
+    reference: float | None
+    candidate: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to divide the layers, and what the gate said of it.
+
+    Attributes
+    ----------
+    restored : layers in float32, the most damaging first.
+    verdict : of the gate, on the images of the search.
+    flips : images whose answer differs from the float32 model's.
+    groups : by name, with ``"overall"``.
+    size_bytes : of the graph.
+    """
+
+    restored: tuple[str, ...]
+    verdict: Verdict
+    flips: int
+    groups: dict[str, GroupTrade]
+    size_bytes: int
+
+    def acceptable(self, margin: float) -> bool:
+        """Whether the gate passes it, or cannot decide and no group lost half the margin."""
+        losses = [g.difference for g in self.groups.values() if g.difference is not None]
+        small = all(difference >= -margin / 2 for difference in losses)
+        return self.verdict == "pass" or (self.verdict == "inconclusive" and small)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes
+    ----------
+    chosen : the trial to take.
+    trials : all that were made, those with fewer restored layers first.
+    damage : by layer, the worst first; empty where nothing had to be ranked.
+    fewest : whether fewer restored layers are known not to do.
+    """
+
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    damage: dict[str, float]
+    fewest: bool
+
+
+@dataclass
+class Journal:
+    """The measurements of a search, on disk after each of them.
+
+    Parameters
+    ----------
+    path : the file; None keeps nothing.
+    """
+
+    path: Path | None
+    damage: dict[str, float] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            told = json.loads(self.path.read_text(encoding="utf-8"))
+            if told["schema"] == _SCHEMA:
+                damage = {str(name): float(value) for name, value in told["damage"].items()}
+                trials = {int(count): _trial(entry) for count, entry in told["trials"].items()}
+                self.damage, self.trials = damage, trials
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            pass  # a damaged journal costs its measurements and nothing else: they are made again
+
+    def save(self) -> None:
+        """Write what is known."""
+        if self.path is None:
+            return
+        told = {
+            "schema": _SCHEMA,
+            "damage": self.damage,
+            "trials": {str(count): asdict(trial) for count, trial in self.trials.items()},
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, json.dumps(told).encode())
+
+
+def search(
+    recipe: Recipe,
+    whole: onnx.ModelProto,
+    layers: Sequence[str],
+    gate: GateRun,
+    *,
+    journal: Journal,
+    seconds: float,
+    track: Tracker = silent,
+) -> Found:
+    """Return the trial that restores the fewest layers and is acceptable.
+
+    Parameters
+    ----------
+    recipe : makes the graph from the names of the layers that stay in float32.
+    whole : the float32 graph, which is what restoring everything comes to.
+    layers : those that may be restored.
+    journal : what an earlier run has measured already.
+    seconds : no new measurement is begun after this.
+
+    Raises
+    ------
+    ExportError
+        If time runs out before anything acceptable was found.
+    """
+    deadline = time.monotonic() + seconds
+    order: list[str] = []
+
+    def attempt(count: int) -> Trial:
+        if count not in journal.trials:
+            _require_time(deadline, seconds, journal, len(layers))
+            graph = recipe(frozenset(order[:count]))
+            told = f"gate, {count} restored" if count else "gate"
+            result = gate.judge(graph, told)
+            journal.trials[count] = _summary(result, tuple(order[:count]), graph.ByteSize())
+            journal.save()
+        return journal.trials[count]
+
+    first = attempt(0)
+    if first.acceptable(gate.margin):
+        return Found(first, (first,), {}, True)
+    order = _ranking(recipe, whole, layers, gate, journal, deadline, seconds, track)
+    below, above = 0, 1
+    while not attempt(above).acceptable(gate.margin):
+        below, above = above, min(2 * above, len(layers))
+        if below == len(layers):
+            raise ExportError(
+                "The gate fails the float32 graph itself on this engine: precision is not what is "
+                "wrong. Compare engines with 'ltdeploy verify --engine onnxruntime'."
+            )
+    fewest = True
+    while above - below > 1:
+        middle = (below + above) // 2
+        try:
+            good = attempt(middle).acceptable(gate.margin)
+        except _OutOfTime:
+            fewest = False
+            break
+        below, above = (below, middle) if good else (middle, above)
+    trials = tuple(journal.trials[count] for count in sorted(journal.trials))
+    damage = {name: journal.damage[name] for name in order}
+    return Found(journal.trials[above], trials, damage, fewest)
+
+
+class _OutOfTime(ExportError):
+    """No time for another measurement."""
+
+
+def _require_time(deadline: float, seconds: float, journal: Journal, layers: int) -> None:
+    if time.monotonic() < deadline:
+        return
+    kept = "run the same command again and it goes on from there" if journal.path else "all is lost"
+    raise _OutOfTime(
+        f"The search for layers to restore ran out of its {seconds:.0f} s with "
+        f"{len(journal.damage)} of {layers} layers ranked and {len(journal.trials)} divisions "
+        f"tried; {kept}. Give it more with --search-seconds N, or fewer images with --val."
+    )
+
+
+def _ranking(
+    recipe: Recipe,
+    whole: onnx.ModelProto,
+    layers: Sequence[str],
+    gate: GateRun,
+    journal: Journal,
+    deadline: float,
+    seconds: float,
+    track: Tracker,
+) -> list[str]:
+    """Return the layers, the most damaging first; equal ones in the graph's order."""
+    missing = [name for name in layers if name not in journal.damage]
+    if missing:
+        _, labels = gate.tail
+        reference = gate.tail_logits(whole)
+        everything = frozenset(layers)
+        for name in track(missing, total=len(missing), label="rank layers"):
+            _require_time(deadline, seconds, journal, len(layers))
+            alone = gate.tail_logits(recipe(everything - {name}))
+            journal.damage[name] = damage_of(reference, alone, labels)
+            journal.save()
+    return sorted(layers, key=lambda name: -journal.damage[name])
+
+
+def _summary(result: VerifyResult, restored: tuple[str, ...], size_bytes: int) -> Trial:
+    groups = {
+        name: GroupTrade(
+            reference=group.reference,
+            candidate=group.candidate,
+            difference=group.difference,
+            ci_low=group.ci_low,
+            ci_high=group.ci_high,
+            verdict=group.verdict,
+        )
+        for name, group in {"overall": result.overall, **result.groups}.items()
+    }
+    return Trial(restored, result.verdict, result.flips, groups, size_bytes)
+
+
+def _trial(told: dict[str, Any]) -> Trial:
+    groups = {name: GroupTrade(**entry) for name, entry in told["groups"].items()}
+    return Trial(
+        tuple(told["restored"]), told["verdict"], int(told["flips"]), groups, told["size_bytes"]
+    )

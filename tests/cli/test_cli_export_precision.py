@@ -1,0 +1,124 @@
+"""``export --precision`` as a user types it: what it says, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from samples import draw_photo
+
+from ltdeploy.bundle import open_bundle
+from ltdeploy.cli.main import app
+from ltdeploy.cli.runtime import run
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Cli:
+    """Run a command in a folder with ckpt.pt, train/ and val/; return code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LTDEPLOY_CACHE", str(tmp_path / "kept"))
+    shutil.copy(checkpoint, tmp_path / "ckpt.pt")
+    for split, first in (("train", 0), ("val", 100)):
+        for label in range(6):
+            folder = tmp_path / split / f"species {label}"
+            folder.mkdir(parents=True)
+            for number in range(3):
+                photo = draw_photo(first + 10 * label + number, 32, 32)
+                photo.save(folder / f"{number}.png")
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = run(app, [str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_gated_int8_bundle_with_everything_written(cli: Cli) -> None:
+    code, out, _ = cli(
+        *("export", "ckpt.pt", "--tau", "0.7", "--precision", "int8"),
+        *("--calibration", "train", "--val", "val", "--margin", "40"),
+        *("--html", "trade.html", "--json", "result.json"),
+    )
+    assert code in (0, 3)  # eighteen images rarely decide
+    assert "ranges from 18 images of 6 classes of train" in out
+    assert "speed against the float32 graph on openvino-cpu" in out
+    result = json.loads(Path("result.json").read_text())
+    assert result["precision"] == "int8"
+    chosen = [trial for trial in result["lowering"]["trials"] if trial["chosen"]]
+    assert len(chosen) == 1
+    assert set(chosen[0]["groups"]) == {"overall", "many", "medium", "few"}
+    assert (code == 3) == (chosen[0]["verdict"] == "inconclusive")
+    assert Path("trade.html").read_text().startswith("<!doctype html>")
+    manifest = open_bundle("ckpt.ltd").manifest
+    assert manifest.graphs[0].lowering is not None
+    # The images that chose the precision must not be those that prove it.
+    code, _, err = cli("verify", "ckpt.ltd", "--data", "val")
+    assert code == 2
+    assert "chose" in err
+
+
+def test_an_ungated_bundle_says_so(cli: Cli) -> None:
+    code, out, _ = cli("export", "ckpt.pt", "--precision", "bf16")
+    assert code == 0
+    assert "not gated: with --val DATA" in out
+    assert cli("verify", "ckpt.ltd", "--data", "val")[0] in (0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--precision", "int9"], "Did you mean 'int8'"),
+        (["--precision", "int8"], "--calibration DATA"),
+        (["--calibration", "train"], "--precision is fp32"),
+        (["--val", "val"], "--precision below fp32"),
+        (["--precision", "bf16", "--html", "a.html"], "--val DATA"),
+        (["--precision", "bf16", "--margin", "0"], "margin is 0"),
+        (["--precision", "bf16", "--engine", "onnxruntime"], "use --engine openvino"),
+        (["--precision", "bf16", "--engine", "tensorrt"], "afterwards"),
+        (["--precision", "bf16", "--engine", "openvin"], "Did you mean"),
+        (["--precision", "int8", "--calibration", "nowhere"], "nowhere"),
+        (
+            ["--precision", "int8", "--calibration", "train", "--calibration-images", "0"],
+            "expected 1 or more",
+        ),
+    ],
+)
+def test_what_does_not_go_together(cli: Cli, arguments: list[str], words: str) -> None:
+    code, _, err = cli("export", "ckpt.pt", *arguments)
+    assert code == 2
+    assert words in err
+    assert not Path("ckpt.ltd").exists()
+
+
+def test_time_that_runs_out_leaves_nothing_half_done(cli: Cli) -> None:
+    arguments = ["export", "ckpt.pt", "--precision", "int8", "--calibration", "train"]
+    code, _, err = cli(*arguments, "--val", "val", "--search-seconds", "0")
+    assert code == 2
+    assert "run the same command again" in err
+    assert not Path("ckpt.ltd").exists()
+
+
+def test_unreadable_calibration_images_are_named(cli: Cli) -> None:
+    Path("train/species 0/0.png").write_bytes(b"no image")
+    code, _, err = cli("export", "ckpt.pt", "--precision", "int8", "--calibration", "train")
+    assert code == 2
+    assert "species 0/0.png" in err
+    assert Path("ckpt.ltd").exists()
+
+
+def test_scaled_decoding_is_declared_and_measured(cli: Cli) -> None:
+    assert cli("export", "ckpt.pt", "--jpeg-scaling")[0] == 0
+    assert open_bundle("ckpt.ltd").preprocessing.jpeg_scaling
+    assert cli("verify", "ckpt.ltd", "--data", "val")[0] == 0  # no JPEG here: the same pixels
