@@ -32,9 +32,10 @@ from PIL import Image
 
 from .errors import ImageError, UsageError
 
-__all__ = ["DEFAULT_LIMITS", "ImageLimits", "ImageSource", "load_image"]
+__all__ = ["DEFAULT_LIMITS", "ImageLimits", "ImageSource", "ResizedSize", "load_image"]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
+ResizedSize: TypeAlias = Callable[[int, int], tuple[int, int]]  # of (height, width)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,15 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = (5, 6, 7, 8)  # width and height change places
 
 
 def load_image(
-    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, *, name: str | None = None
+    source: ImageSource,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    name: str | None = None,
+    resized: ResizedSize | None = None,
 ) -> Image.Image:
     """Decode one image to RGB with its EXIF orientation applied.
 
@@ -98,6 +104,9 @@ def load_image(
         gray, uint8.
     limits : checked before decoding.
     name : what error texts call the image; by default its path, or what kind of source it is.
+    resized : what height and width the image will be resized to, from its own; with it a JPEG is
+        decoded at 1/2, 1/4 or 1/8 as long as neither side gets shorter than that. Other pixels
+        than the full image resized. None decodes the full image, and PIL images always are full.
 
     Raises
     ------
@@ -107,7 +116,7 @@ def load_image(
     if isinstance(source, np.ndarray):
         return _from_array(source, limits, name or "The array")
     if isinstance(source, Image.Image):
-        return _decode(source, limits, name or "The PIL image")
+        return _decode(source, limits, name or "The PIL image", None)  # scaling would change it
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
         source = _read(source, limits, name)
@@ -117,7 +126,7 @@ def load_image(
             "uint8 array of shape (H, W, 3), or a PIL image."
         )
     name = name or "The image"
-    return _decode(_open(source, limits, name), limits, name)
+    return _decode(_open(source, limits, name), limits, name, resized)
 
 
 def _read(path: str | os.PathLike[str], limits: ImageLimits, name: str) -> bytes:
@@ -173,11 +182,17 @@ def _image_class(kind: str) -> Callable[[io.BytesIO, str], Image.Image]:
     return image_class
 
 
-def _decode(image: Image.Image, limits: ImageLimits, name: str) -> Image.Image:
+def _decode(
+    image: Image.Image, limits: ImageLimits, name: str, resized: ResizedSize | None
+) -> Image.Image:
     width, height = image.size
     _check_size(width, height, limits, name)
     kind = image.format or "image"
     try:
+        if resized is not None and kind == "JPEG":
+            # Pillow chooses the scale by the file's sides, which the orientation may swap.
+            swapped = _orientation(image.info.get("exif")) in _SWAPPED
+            image.draft("RGB", resized(width, height) if swapped else resized(height, width)[::-1])
         image.load()
         orientation = _orientation(image.info.get("exif"))
         image = _to_rgb(image, name)

@@ -8,6 +8,7 @@ and numbers are a :class:`Preprocessing`.
 
 from __future__ import annotations
 
+import functools
 from typing import get_args
 
 import numpy as np
@@ -91,7 +92,9 @@ def load_prepared(
     ImageError
         As :func:`load_image`.
     """
-    return prepare(load_image(source, limits, name=name), preprocessing)
+    resized = functools.partial(_resized_size, preprocessing=preprocessing)
+    scaled = resized if preprocessing.jpeg_scaling else None
+    return prepare(load_image(source, limits, name=name, resized=scaled), preprocessing)
 
 
 def normalise(

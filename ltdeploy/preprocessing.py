@@ -40,6 +40,9 @@ class Preprocessing:
         square) or to fill (``"squash"``). None means exactly (height_px, width_px).
     interpolation : Pillow's filter, with antialiasing as Pillow always does.
     mean, std : per channel R, G, B, on values in 0..1.
+    jpeg_scaling : decode JPEG files at 1/2, 1/4 or 1/8 of their size, as long as both sides stay at
+        least as long as what they are resized to. Faster for large photographs, and other pixels:
+        never part of a reference.
 
     Raises
     ------
@@ -60,12 +63,15 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    jpeg_scaling: bool = False
 
     def __post_init__(self) -> None:
         _check_side("height_px", self.height_px)
         _check_side("width_px", self.width_px)
         _check_choice("resize mode", self.resize_mode, get_args(ResizeMode))
         _check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        if not isinstance(self.jpeg_scaling, bool):
+            raise UsageError(f"jpeg_scaling is {self.jpeg_scaling!r}; expected true or false.")
         if self.resize_px is not None:
             if self.resize_mode == "none":
                 raise UsageError(
@@ -140,8 +146,14 @@ class Preprocessing:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return the fields as JSON values.
+
+        ``jpeg_scaling`` stands there only where it is on: what knows nothing of it would otherwise
+        refuse every bundle, and so refuses those alone that it would get wrong.
+        """
         values = dataclasses.asdict(self)
+        if not self.jpeg_scaling:
+            del values["jpeg_scaling"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod

@@ -7,8 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from PIL import Image
 
 import ltdeploy
 from ltdeploy.arrays import softmax
+from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from ltdeploy.errors import BundleError, EngineError, ImageError, UsageError
 from ltdeploy.images import load_prepared
 
@@ -106,6 +110,59 @@ def test_threads_share_one_predictor(model: ltdeploy.Predictor, photos: list[Pat
     for index, answer in enumerate(answers):
         wanted = expected[index % len(photos)]
         assert [s.label for s in answer.top] == [s.label for s in wanted]
+
+
+def test_ready_inputs_are_answered_as_they_are(
+    model: ltdeploy.Predictor, photos: list[Path]
+) -> None:
+    ready = np.stack([load_prepared(path, model.preprocessing) for path in photos])
+    answers = model.classify(ready, top_k=3)
+    assert [answer.input for answer in answers] == [f"#{place}" for place in range(len(photos))]
+    for answer, expected in zip(answers, model.predict(photos, top_k=3), strict=True):
+        assert [s.label for s in answer.top] == [s.label for s in expected.top]
+        assert [s.prob for s in answer.top] == pytest.approx([s.prob for s in expected.top])
+    assert model.classify(ready[:0]) == []
+    with pytest.raises(UsageError, match="top_k is 0"):
+        model.classify(ready, top_k=0)
+
+
+def test_a_stream_gets_its_images_in_the_decoding_threads(
+    model: ltdeploy.Predictor, photos: list[Path]
+) -> None:
+    fetched: list[str] = []
+
+    def fetch() -> bytes:
+        fetched.append(threading.current_thread().name)
+        return photos[0].read_bytes()
+
+    answers = list(model.stream([("first", fetch), ("second", photos[1]), ("third", fetch)]))
+    assert [answer.input for answer in answers] == ["first", "second", "third"]
+    assert answers[0].top == answers[2].top
+    assert all(name.startswith("ltdeploy-decode") for name in fetched)
+    assert len(fetched) == 2
+
+
+class LostDevice(OnnxRuntimeEngine):
+    """An engine that is lost in its second batch."""
+
+    runs = 0
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        self.runs += 1
+        if self.runs == 2:
+            raise EngineError("The device is lost.")
+        return super().run(feeds)
+
+
+def test_an_engine_that_is_lost_names_the_batch(bundle_path: Path, photos: list[Path]) -> None:
+    bundle = ltdeploy.open_bundle(bundle_path)
+    named = [(f"image {number}", photos[0]) for number in range(600)]
+    with ltdeploy.Predictor(bundle, LostDevice(bundle.graph_path)) as model:
+        answers = model.stream(iter(named))
+        done = list(itertools.islice(answers, 256))
+        assert [answer.input for answer in done] == [f"image {number}" for number in range(256)]
+        with pytest.raises(EngineError, match=r"lost\. .* 256 images, from image 256 to image 511"):
+            next(answers)
 
 
 def test_a_closed_predictor_says_so(bundle_path: Path, photos: list[Path]) -> None:

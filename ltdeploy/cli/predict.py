@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
-import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..files import replacing
 from . import options as opt
-from .output import Output
+from .output import Output, program
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
+    from ..bulk import Inputs
     from ..predictor import Prediction
 
 __all__ = ["predict"]
@@ -27,63 +28,106 @@ __all__ = ["predict"]
 def predict(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder NAME.ltd.")],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT…", help="Images, or folders of images.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT…", help="Images, folders of images, .txt lists of paths, .parquet files."
+        ),
     ],
     top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = 5,
     out: Annotated[
-        str | None, typer.Option(metavar="FILE.jsonl", help="One JSON line per image.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="One row per image, .jsonl or .parquet; the same command again goes on where a "
+            "killed one stopped.",
+        ),
     ] = None,
-    engine: opt.Engine = "onnxruntime",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop what a killed run left of --out.")
+    ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ray[:k=v,…]", help="Ray actors: workers=2,cpus=1,gpus=0,address=auto."
+        ),
+    ] = None,
+    root: opt.Root = None,
+    engine: opt.Engine = "auto",
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> int:
     """Classify images. One that cannot be read is named, and the exit code is then 2."""
     output = Output(json, quiet)
-    if out is not None and not out.endswith(".jsonl"):
-        raise UsageError(f"--out is {out!r}; expected a name that ends in .jsonl.")
     if out is not None and json is not None:
         raise UsageError("--out and --json write the same lines; give one of them.")
-    files = list(_image_files(inputs))
+    if out is None and (restart or on is not None):
+        given = "--restart" if restart else f"--on {on}"
+        raise UsageError(f"{given} needs --out FILE.jsonl or FILE.parquet, which says where to.")
 
-    from ..predictor import load
+    from ..bulk import open_inputs
 
-    failed = 0
-    with load(bundle, engine=engine) as model, _lines(out or json) as stream:
-        answers = model.predict(iter(files), top_k=top_k)
-        for answer in output.track(answers, total=len(files), label="predict"):
-            failed += answer.error is not None
-            if stream is not None:
-                stream.write(
-                    json_module.dumps(answer.to_dict(), ensure_ascii=stream is sys.stdout) + "\n"
-                )
-            if out is None and json != "-":
-                _show(output, answer)
-            elif answer.error is not None:
-                output.warn(answer.error)
+    images = open_inputs(inputs, root=root)
     if out is not None:
-        output.say(f"Wrote {len(files) - failed} answers and {failed} errors to {out}.")
+        failed = _into_file(output, bundle, images, out, top_k, engine, on, restart)
+    else:
+        failed = _shown(output, bundle, images, top_k, engine)
     return ExitCode.BAD_INPUT if failed else ExitCode.OK
 
 
-def _image_files(inputs: list[str]) -> Iterator[str]:
-    """Yield the files named, and those in the folders named, in sorted order."""
-    from ..datasets.folder import IMAGE_SUFFIXES
+def _into_file(
+    output: Output,
+    bundle: str,
+    images: Inputs,
+    out: str,
+    top_k: int,
+    engine: str,
+    on: str | None,
+    restart: bool,
+) -> int:
+    """Write every row to a file; return how many are errors."""
+    from ..bulk import parse_ray, predict_to_file
 
-    for text in inputs:
-        path = Path(text)
-        if not path.is_dir():
-            yield text  # a missing or unreadable file gets its own error line
-            continue
-        found = sorted(
-            str(Path(folder) / name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    try:
+        done = predict_to_file(
+            bundle,
+            images,
+            out,
+            top_k=top_k,
+            engine=engine,
+            ray=None if on is None else parse_ray(on),
+            restart=restart,
+            track=output.track,
+            warn=output.warn,
         )
-        if not found:
-            raise DataError(f"The folder {text} holds no image; expected .jpg, .png, .webp, ….")
-        yield from found
+    except KeyboardInterrupt:
+        again = shlex.join([program(), *(a for a in sys.argv[1:] if a != "--restart")])
+        output.warn(f"the rows so far are kept in {out}.partial; to go on behind them: {again}")
+        raise
+    if done.continued:
+        output.say(f"Went on behind {done.continued} rows of an earlier run.")
+    output.say(f"Wrote {done.rows - done.errors} answers and {done.errors} errors to {out}.")
+    return done.errors
+
+
+def _shown(output: Output, bundle: str, images: Inputs, top_k: int, engine: str) -> int:
+    """Print every answer, or write it as a JSON line; return how many are errors."""
+    from ..bulk import answers
+    from ..predictor import load
+
+    failed = 0
+    with load(bundle, engine=engine) as model, _lines(output.json_path) as stream:
+        found = answers(model, images, range(len(images)), top_k)
+        for answer in output.track(found, total=len(images), label="predict"):
+            failed += answer.error is not None
+            if stream is not None:
+                line = json_module.dumps(answer.to_dict(), ensure_ascii=stream is sys.stdout)
+                stream.write(line + "\n")
+            if output.json_path != "-":
+                _show(output, answer)
+            elif answer.error is not None:
+                output.warn(answer.error)
+    return failed
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..classes import ClassTable
@@ -67,7 +68,9 @@ def open_dataset(spec: str, *, root: str | None = None, split: str | None = None
 
 
 def open_unlabelled(spec: str, *, root: str | None = None) -> Dataset:
-    """Open images whose labels are not looked at: a plain folder of images, or any other DATA.
+    """Open images whose labels are not looked at.
+
+    A plain folder of images, a list of paths, a parquet file without labels, or any other DATA.
 
     Raises
     ------
@@ -75,7 +78,16 @@ def open_unlabelled(spec: str, *, root: str | None = None) -> Dataset:
         As :func:`open_dataset`.
     """
     path = Path(spec).expanduser()
-    return UnlabelledFolder(path) if is_unlabelled_folder(path) else open_dataset(spec, root=root)
+    if is_unlabelled_folder(path):
+        return UnlabelledFolder(path)
+    suffix = path.suffix.lower()
+    is_file = os.path.isfile(path)  # pathlib's raises for names that are too long
+    if is_file and suffix == ".txt":
+        return ListDataset(path, None if root is None else Path(root).expanduser(), labelled=False)
+    if is_file and suffix == ".parquet":
+        _refuse_root(root, spec)
+        return ParquetDataset(path, labelled=False)
+    return open_dataset(spec, root=root)
 
 
 def _open_path(path: Path, root: str | None, split: str | None) -> Dataset:

@@ -22,6 +22,7 @@ class ListDataset(Dataset):
     ----------
     path : the list.
     root : folder that relative paths begin at; None means the list's own folder.
+    labelled : False also takes a list of bare paths; then every label is 0 and means nothing.
 
     Raises
     ------
@@ -30,7 +31,7 @@ class ListDataset(Dataset):
         is wrong.
     """
 
-    def __init__(self, path: Path, root: Path | None = None) -> None:
+    def __init__(self, path: Path, root: Path | None = None, *, labelled: bool = True) -> None:
         self._root = root if root is not None else path.parent
         self._paths: list[str] = []
         labels: list[int] = []
@@ -41,8 +42,13 @@ class ListDataset(Dataset):
                 f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}); "
                 "expected lines of 'path label'."
             ) from error
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        # A file's name ends in what it is, so a list where any line does has no labels.
+        if not labelled and not all(_split(line) for _, line in lines):
+            self._paths = [line.strip() for _, line in lines]
+            labels = [0] * len(lines)
+        else:
+            for number, line in lines:
                 image, label = _parse(line, path, number)
                 self._paths.append(image)
                 labels.append(label)
@@ -61,11 +67,18 @@ class ListDataset(Dataset):
         return self._paths[index]
 
 
-def _parse(line: str, path: Path, number: int) -> tuple[str, int]:
+def _split(line: str) -> tuple[str, int] | None:
     image, _, label = line.strip().replace("\t", " ").rpartition(" ")
     if not image or not (label.isascii() and label.removeprefix("-").isdigit()):
+        return None
+    return image.rstrip(), int(label)
+
+
+def _parse(line: str, path: Path, number: int) -> tuple[str, int]:
+    found = _split(line)
+    if found is None:
         raise DataError(
             f"Line {number} of {path} is {line.strip()[:80]!r}; expected 'path label' with a "
             "whole number as the label, for example 'train/n01440764/1.JPEG 0'."
         )
-    return image.rstrip(), int(label)
+    return found

@@ -29,13 +29,17 @@ class ParquetDataset(Dataset):
     The image column is a struct of ``bytes`` and ``path`` (either may be null; a path begins at the
     file's folder) or plain binary. Class names stand in the schema's ``huggingface`` metadata.
 
+    Parameters
+    ----------
+    labelled : False does not look at labels, and does without them; every label is 0 then.
+
     Raises
     ------
     DataError
         If the file is not parquet, or has no image or no label column.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, labelled: bool = True) -> None:
         pyarrow = require("pyarrow", extra="verify", purpose="read parquet files")
         parquet = require("pyarrow.parquet", extra="verify", purpose="read parquet files")
         self._path = path
@@ -44,16 +48,7 @@ class ParquetDataset(Dataset):
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}.") from error
         schema = self._file.schema_arrow
-        features = _features(schema.metadata)
         self._column = _image_column(schema, pyarrow, path)
-        label_column = _label_column(schema, pyarrow, path)
-        names = _class_names(features.get(label_column))
-        column = self._file.read(columns=[label_column]).column(0)
-        if column.null_count:
-            raise DataError(
-                f"{path} has {column.null_count} rows without a value in the label column "
-                f"{label_column!r}; expected a whole number in every row."
-            )
         metadata = self._file.metadata
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = [int(start) for start in np.cumsum([0, *rows])]
@@ -61,8 +56,23 @@ class ParquetDataset(Dataset):
         self._cached_bytes = 0
         # ParquetFile is not made for several threads, and reading a group twice helps nobody.
         self._lock = threading.Lock()
-        labels: npt.NDArray[np.int64] = column.to_numpy().astype(np.int64)
+        names: tuple[str, ...] | None = None
+        labels = np.zeros(sum(rows), dtype=np.int64)
+        if labelled:
+            label_column = _label_column(schema, pyarrow, path)
+            names = _class_names(_features(schema.metadata).get(label_column))
+            labels = self._labels(label_column)
         super().__init__(path.name, names, labels)
+
+    def _labels(self, label_column: str) -> npt.NDArray[np.int64]:
+        column = self._file.read(columns=[label_column]).column(0)
+        if column.null_count:
+            raise DataError(
+                f"{self._path} has {column.null_count} rows without a value in the label column "
+                f"{label_column!r}; expected a whole number in every row."
+            )
+        labels: npt.NDArray[np.int64] = column.to_numpy().astype(np.int64)
+        return labels
 
     def source(self, index: int) -> bytes | Path:
         group = bisect.bisect_right(self._starts, index) - 1

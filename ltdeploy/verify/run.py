@@ -62,7 +62,7 @@ def verify_bundle(
     dataset: Dataset,
     *,
     reference: str | os.PathLike[str] | None = None,
-    engine: str = "onnxruntime",
+    engine: str = "auto",
     margin: float = 1.0,
     trust_pickle: bool = False,
     track: Tracker = silent,
@@ -152,7 +152,9 @@ def _measure(
             )
         hashes.append(fingerprints(after.images))
         other_hashes = hashes[-1] if before is after else fingerprints(before.images)
-        kept = ~(chose[0].among(before, other_hashes) | chose[1].among(after, hashes[-1]))
+        # What chose a fix was decoded in full, even where the candidate decodes JPEG files scaled.
+        seen = (other_hashes, hashes[-1])
+        kept = ~(chose[0].among(before, other_hashes) | chose[1].among(after, *seen))
         names = [dataset.identifier(int(index)) for index in after.indices]
         fixed, raw = reference.run(before.images, names)
         answered, _ = candidate.run(after.images, names)
@@ -208,15 +210,19 @@ class _ImagesThatChose:
         self._dataset = dataset
         self._found: list[str] = []
 
-    def among(self, batch: Batch, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def among(self, batch: Batch, *hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Return which images of a batch chose the fix, array of shape (N,).
+
+        Parameters
+        ----------
+        hashes : fingerprints of the batch's images, arrays of shape (N,), as either side sees them.
 
         Raises
         ------
         DataError
             If they are more than one in a hundred images of the data set.
         """
-        shared: npt.NDArray[np.bool_] = np.isin(hashes, self._side.seen)
+        shared: npt.NDArray[np.bool_] = np.any(np.isin(hashes, self._side.seen), axis=0)
         self._found += [self._dataset.identifier(int(i)) for i in batch.indices[shared]]
         if len(self._found) > _MOST_SHARED * len(self._dataset):
             raise DataError(

@@ -1,0 +1,192 @@
+"""What to classify: files, folders, lists, parquet files and data sets as one numbered row."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from ..datasets import Dataset, open_unlabelled
+from ..datasets.cifar import is_cifar_folder
+from ..datasets.folder import IMAGE_SUFFIXES
+from ..errors import DataError, UsageError
+from ..images import ImageSource
+from ..predictor import Prediction, Predictor
+
+__all__ = ["Inputs", "answers", "open_inputs"]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files by path; one that is missing gets an error row of its own."""
+
+    paths: list[str]
+    base: str  # where relative ones begin: an actor on Ray may stand elsewhere
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def source(self, index: int) -> ImageSource:
+        return os.path.join(self.base, self.paths[index])
+
+    def identifier(self, index: int) -> str:
+        return self.paths[index]
+
+
+class _Data:
+    """A data set that is opened where it is used: a pickled one is opened again."""
+
+    def __init__(self, spec: str, root: str | None) -> None:
+        self.spec = spec if _is_species(spec) else str(Path(spec).expanduser().absolute())
+        self._root = None if root is None else str(Path(root).expanduser().absolute())
+
+    @cached_property
+    def _opened(self) -> Dataset:
+        return open_unlabelled(self.spec, root=self._root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"spec": self.spec, "_root": self._root}
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def source(self, index: int) -> ImageSource:
+        return self._opened.source(index)
+
+    def identifier(self, index: int) -> str:
+        return self._opened.identifier(index)
+
+
+class Inputs:
+    """Images in a fixed order, named and counted, none of them read yet. Can be pickled.
+
+    Parameters
+    ----------
+    parts : what follows each other.
+    """
+
+    def __init__(self, parts: Sequence[_Files | _Data]) -> None:
+        self._parts = tuple(parts)
+        self._starts = list(itertools.accumulate((len(part) for part in parts), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def source(self, index: int) -> ImageSource:
+        """Return the image at ``index`` undecoded. Thread-safe."""
+        part, place = self._find(index)
+        return part.source(place)
+
+    def identifier(self, index: int) -> str:
+        """Return what its row calls the image at ``index``."""
+        part, place = self._find(index)
+        return part.identifier(place)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 of the names in their order, and of the size of files that hold many.
+
+        It tells two lists apart, not two contents of one file.
+        """
+        digest = hashlib.sha256()
+        for part in self._parts:
+            if isinstance(part, _Data) and Path(part.spec).is_file():
+                digest.update(f"{Path(part.spec).stat().st_size}\0".encode())
+            for index in range(len(part)):
+                digest.update(os.fsencode(part.identifier(index)) + b"\0")
+        return digest.hexdigest()
+
+    def _find(self, index: int) -> tuple[_Files | _Data, int]:
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._parts[number], index - self._starts[number]
+
+
+def answers(
+    model: Predictor, inputs: Inputs, places: Iterable[int], top_k: int
+) -> Iterator[Prediction]:
+    """Yield the answer to each input at ``places``, in order: the work, wherever it runs.
+
+    Raises
+    ------
+    EngineError
+        If the engine fails; the text names the images of that batch.
+    """
+    images = ((inputs.identifier(place), partial(inputs.source, place)) for place in places)
+    return model.stream(images, top_k=top_k)
+
+
+def open_inputs(texts: Sequence[str], *, root: str | None = None) -> Inputs:
+    """Open what the command line calls ``INPUT…``.
+
+    Parameters
+    ----------
+    texts : image files; folders, whose images at any depth are taken in sorted order; ``.txt``
+        lists of paths, with or without labels; ``.parquet`` files in the Hugging Face image layout;
+        CIFAR pickle folders; ``species``.
+    root : folder that the paths of lists begin at.
+
+    Raises
+    ------
+    DataError
+        For a folder without an image, or as :func:`ltdeploy.datasets.open_unlabelled`.
+    UsageError
+        For what is not read: stdin and addresses; for a root without a list.
+    """
+    if root is not None and not any(text.lower().endswith(".txt") for text in texts):
+        raise UsageError(f"--root {root} was given, but no .txt list of paths; leave it out.")
+    parts = list(_parts(texts, root, os.getcwd()))
+    return Inputs(list(_joined(parts)))
+
+
+def _parts(texts: Sequence[str], root: str | None, base: str) -> Iterator[_Files | _Data]:
+    for text in texts:
+        if text == "-" or "://" in text:
+            raise UsageError(
+                f"Cannot classify {text!r}: neither stdin nor addresses are read. Save the images "
+                "first and give the folder, or a .txt list of their paths."
+            )
+        path = Path(text).expanduser()
+        suffix = path.suffix.lower()
+        if suffix == ".txt" and os.path.isfile(path):
+            yield _Data(text, root)
+        elif suffix == ".parquet" or _is_species(text) or _is_cifar(path):
+            yield _Data(text, None)
+        elif os.path.isdir(path):
+            yield _Files(_images_in(path), base)
+        else:
+            yield _Files([text], base)
+
+
+def _is_species(text: str) -> bool:
+    return text.partition(":")[0] == "species"
+
+
+def _is_cifar(path: Path) -> bool:
+    return os.path.isdir(path) and is_cifar_folder(path)
+
+
+def _images_in(folder: Path) -> list[str]:
+    found = sorted(
+        str(Path(parent) / name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+    if not found:
+        raise DataError(f"The folder {folder} holds no image; expected .jpg, .png, .webp, ….")
+    return found
+
+
+def _joined(parts: list[_Files | _Data]) -> Iterator[_Files | _Data]:
+    """Join files that follow each other, so that thousands on a command line are one part."""
+    for is_files, group in itertools.groupby(parts, lambda part: isinstance(part, _Files)):
+        if not is_files:
+            yield from group
+            continue
+        files = [part for part in group if isinstance(part, _Files)]
+        yield _Files([path for part in files for path in part.paths], files[0].base)
