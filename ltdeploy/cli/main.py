@@ -8,6 +8,7 @@ import sys
 import typer
 
 from .. import __version__
+from .bench import bench
 from .calibrate import calibrate
 from .compare import compare
 from .doctor import doctor
@@ -30,7 +31,18 @@ app = typer.Typer(
     help="Ship long-tailed vision models without losing the tail.",
     epilog="Start with: ltdeploy quickstart",
 )
-for command in (quickstart, train, calibrate, export, verify, compare, predict, inspect, doctor):
+for command in (
+    quickstart,
+    train,
+    calibrate,
+    export,
+    verify,
+    compare,
+    predict,
+    bench,
+    inspect,
+    doctor,
+):
     app.command(name=command.__name__)(command)
 
 

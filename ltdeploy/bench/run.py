@@ -1,0 +1,244 @@
+"""Measure bundles on engines, in rounds that go over all of them so that drift hits all alike."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle import Bundle, open_bundle
+from ..datasets import Dataset, Loader, align_labels
+from ..engines import ENGINES
+from ..errors import DataError, EngineError, UsageError
+from ..progress import Tracker, silent
+from .accuracy import Answers, measure_accuracy
+from .machine import Machine, describe_machine
+from .result import BenchResult, Contestant, points
+from .rounds import ROUNDS, BenchOptions, Entry, open_all, take_turns
+from .speed import Series, speed_of
+
+__all__ = ["run_bench"]
+
+_MARGIN = 1.0  # points, as the gate of verify has it by default
+
+
+def run_bench(
+    bundles: Sequence[str | os.PathLike[str]],
+    *,
+    engines: Sequence[str] = (),
+    dataset: Dataset | None = None,
+    options: BenchOptions | None = None,
+    track: Tracker = silent,
+) -> BenchResult:
+    """Measure latency and throughput of bundles on engines, and accuracy where images are given.
+
+    Every bundle × engine × threads has a process of its own, of which one works at a time. After
+    a warm-up they take turns, in ten rounds of another order each. Ctrl-C ends the measurement;
+    what there is by then is returned.
+
+    Parameters
+    ----------
+    bundles : their folders.
+    engines : as ``open_engine`` knows them; none takes all that work here. One that was asked for
+        and cannot run a bundle is an error, one that was not is told as such.
+    dataset : labelled images; without them the engines are timed on the golden samples.
+
+    Raises
+    ------
+    EngineError
+        If an engine that was asked for cannot run, or none can.
+    BundleError, DataError, UsageError
+    """
+    options = options or BenchOptions()
+    machine = describe_machine()
+    entries = [
+        Entry(open_bundle(path), path, engine)
+        for path in dict.fromkeys(os.fspath(bundle) for bundle in bundles)
+        for engine in dict.fromkeys(engines or (name for name in ENGINES if name != "auto"))
+    ]
+    if not entries:
+        raise UsageError("There is no bundle to measure; give at least one folder NAME.ltd.")
+    if dataset is not None:  # labels that do not fit are said now, not after the timing
+        for entry in entries:
+            align_labels(dataset, entry.bundle.classes)
+    interrupted = False
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ltdeploy-")))
+            inputs = _write_inputs(entries, dataset, max(options.batches), folder)
+            running = open_all(entries, inputs, bool(engines), options, stack, track)
+            take_turns(running, options, track)
+            stack.close()  # their memory and threads are in nobody's way from here on
+            if dataset is not None:
+                _measure_accuracies(entries, dataset, track)
+        except KeyboardInterrupt:
+            interrupted = True
+            if not any(entry.latencies for entry in entries):
+                raise
+    shown = "golden samples of the bundle" if dataset is None else f"images of {dataset.name}"
+    return BenchResult(
+        contestants=_contestants(entries),
+        groups=entries[0].bundle.classes.rule.names,
+        seconds=options.seconds,
+        rounds=ROUNDS,
+        inputs=shown,
+        machine=machine,
+        warnings=tuple(dict.fromkeys(_warnings(entries, options, machine))),  # one for all engines
+        provenance=_provenance(entries, dataset, shown, options, machine.facts()),
+        interrupted=interrupted,
+    )
+
+
+def _write_inputs(
+    entries: Sequence[Entry], dataset: Dataset | None, most: int, folder: Path
+) -> dict[str, Path]:
+    """Write what each bundle is timed on, uint8 (most, H, W, 3), and return the files."""
+    files: dict[str, Path] = {}
+    for entry in entries:
+        if entry.path in files:
+            continue
+        images = _images(entry.bundle, dataset, most)
+        tiled = images[np.arange(most) % len(images)]
+        files[entry.path] = folder / f"{len(files)}.npy"
+        np.save(files[entry.path], tiled, allow_pickle=False)
+    return files
+
+
+def _images(bundle: Bundle, dataset: Dataset | None, most: int) -> npt.NDArray[np.uint8]:
+    if dataset is None:
+        return bundle.golden().images
+    loader = Loader(dataset, dataset.labels, bundle.preprocessing, batch_size=most)
+    for batch in loader:
+        return batch.images
+    raise DataError(
+        f"None of the {len(dataset)} images of {dataset.name} is readable; the first is "
+        f"{loader.unreadable[0][0]}: {loader.unreadable[0][1]}"
+    )
+
+
+def _measure_accuracies(entries: Sequence[Entry], dataset: Dataset, track: Tracker) -> None:
+    first: Answers | None = None
+    able = [entry for entry in entries if entry.latencies and entry.failure is None]
+    for entry in able:
+        try:
+            entry.accuracy, answers = measure_accuracy(
+                entry.bundle,
+                entry.engine,
+                dataset,
+                first=first,
+                track=track,
+                label=f"{entry.bundle.name} on {entry.runs_on}",
+            )
+        except EngineError as error:
+            entry.fail(error, named=False)
+            continue
+        if entry is able[0]:
+            first = answers
+
+
+def _contestants(entries: Sequence[Entry]) -> tuple[Contestant, ...]:
+    first = next(entry for entry in entries if entry.latencies)
+    names = [entry.bundle.path.name.removesuffix(".ltd") for entry in entries]
+    of_path = dict(zip((entry.path for entry in entries), names, strict=True))
+    clash = len(set(of_path.values())) < len(of_path)
+
+    def series_of(entry: Entry) -> dict[tuple[int, int], Series]:
+        return {
+            cell: replace(entry.series[cell], rounds=entry.latencies[cell])
+            for cell in sorted(entry.latencies)
+        }
+
+    compared = series_of(first)
+    found = []
+    for entry, name in zip(entries, names, strict=True):
+        graph = entry.bundle.manifest.graphs[0]
+        found.append(
+            Contestant(
+                bundle=entry.path,
+                model=entry.path if clash else name,
+                precision=graph.precision,
+                arch=entry.bundle.manifest.arch,
+                file_bytes=entry.bundle.manifest.files[graph.file].bytes,
+                engine=entry.engine,
+                runs_on=entry.runs_on,
+                failure=entry.failure,
+                speeds=tuple(
+                    speed_of(series, None if entry is first else compared.get(cell))
+                    for cell, series in series_of(entry).items()
+                ),
+                accuracy=entry.accuracy,
+            )
+        )
+    return tuple(found)
+
+
+def _warnings(entries: Sequence[Entry], options: BenchOptions, machine: Machine) -> Iterator[str]:
+    if machine.is_busy:
+        yield (
+            f"The machine was busy: a load average of {machine.load_average:.2f} on "
+            f"{machine.cores} cores at the start. Ratios are within a round and hold better than "
+            "latencies."
+        )
+    if options.all_threads[-1] > machine.cores:
+        yield (
+            f"{options.all_threads[-1]} threads were asked for and this process may use "
+            f"{machine.cores} cores: more threads than cores only wait for each other."
+        )
+    for entry in entries:
+        shaky = [f"batch {b} on {t} threads" for (b, t), s in entry.series.items() if not s.stable]
+        if shaky:
+            yield (
+                f"{entry.path} on {entry.engine} was not stable after its warm-up "
+                f"({', '.join(shaky)}): something else uses this machine, or its clock changes."
+            )
+        if entry.failure is not None and entry.latencies:
+            yield f"{entry.path} on {entry.engine} failed on the way: {entry.failure}"
+        change = None if entry.accuracy is None else entry.accuracy.change
+        lost = {} if change is None else change.lost(_MARGIN)
+        if lost:
+            yield (
+                f"{entry.path} on {entry.engine} answers worse than the first: "
+                f"{'; '.join(f'{name} {points(one)}' for name, one in lost.items())}."
+            )
+        if entry.accuracy is not None and entry.accuracy.chose_fix:
+            yield (
+                f"{entry.accuracy.chose_fix} of the {entry.accuracy.images} images chose the fix "
+                f"or the precision of {entry.path}; its accuracies are flattered."
+            )
+        if entry.accuracy is not None and entry.accuracy.unreadable:
+            yield f"{entry.accuracy.unreadable} images could not be read and were left out."
+
+
+def _provenance(
+    entries: Sequence[Entry],
+    dataset: Dataset | None,
+    inputs: str,
+    options: BenchOptions,
+    machine: dict[str, str],
+) -> dict[str, str]:
+    by_path: dict[str, Any] = {entry.path: entry.bundle.manifest for entry in entries}
+    sha256 = {path: m.files[m.graphs[0].file].sha256 for path, m in by_path.items()}
+    told = {
+        **machine,
+        "Method": (
+            f"each configuration in a process of its own, warmed up until stable, then {ROUNDS} "
+            f"rounds of {options.seconds / ROUNDS:g} s in another order each; one caller, copies "
+            "to and from the device included; latency is that of the engine alone, without "
+            "decoding"
+        ),
+        "Timed on": inputs,
+        "Graphs sha256": "; ".join(f"{path} {digest[:16]}…" for path, digest in sha256.items()),
+        "Date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    counted = {entry.accuracy.images for entry in entries if entry.accuracy is not None}
+    if dataset is not None and counted:
+        told["Accuracy on"] = f"{dataset.name}, {max(counted):,} images"
+    return told
