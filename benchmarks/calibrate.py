@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ltdeploy.cache import default_cache
 from ltdeploy.calibrate import (
     Aim,
     Calibration,
@@ -33,6 +32,7 @@ from ltdeploy.calibrate.candidates import AUTO, parse_candidate
 from ltdeploy.calibrate.objective import likelihood_weights
 from ltdeploy.datasets import open_dataset
 from ltdeploy.errors import FixError
+from ltdeploy.files import default_cache
 from ltdeploy.fixes import FixContext, LogitMap, fit_chain, part_of
 from ltdeploy.models.classifier import load_checkpoint
 

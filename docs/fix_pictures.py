@@ -42,7 +42,6 @@ from fix_picture_parts import (
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from ltdeploy.cache import default_cache
 from ltdeploy.calibrate import (
     Calibration,
     DataSources,
@@ -52,6 +51,7 @@ from ltdeploy.calibrate import (
     evidence_of_checkpoint,
 )
 from ltdeploy.datasets import open_dataset
+from ltdeploy.files import default_cache
 from ltdeploy.fixes import FixContext, Platt, fit_chain, parse_spec, part_of
 from ltdeploy.metrics import negative_log_likelihood
 from ltdeploy.models.classifier import load_checkpoint

@@ -76,7 +76,8 @@ def harmonic_interval(accuracies: Float64, low: Float64, high: Float64) -> tuple
         moves = [harmonic_mean(np.where(m, ends, accuracies)) for m in moved]
         return float(np.sqrt(np.square(np.array(moves) - value).sum()))
 
-    return float(value) - distance(low), float(value) + distance(high)
+    # The sum of moves knows no bounds, accuracies do.
+    return max(0.0, float(value) - distance(low)), min(1.0, float(value) + distance(high))
 
 
 @final

@@ -36,9 +36,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("inference",),
     ("cache", "predictor"),
+    ("bulk",),
     ("metrics",),
     ("calibrate", "verify"),
-    ("testing", "training"),
+    ("bench", "testing", "training"),
     ("cli",),
     ("__main__",),
 )

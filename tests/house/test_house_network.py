@@ -45,7 +45,7 @@ if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(Program(6, progr
 
 PREDICT = """
 import ltdeploy, numpy as np, time
-with ltdeploy.load(sys.argv[1], threads=1, verify=True) as model:
+with ltdeploy.load(sys.argv[1], engine=sys.argv[3], threads=1, verify=True) as model:
     model(np.zeros((40, 50, 3), dtype=np.uint8))
     time.sleep(float(sys.argv[2]))
 print("answered")
@@ -74,8 +74,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + errors
 
 
-def test_load_and_predict_open_no_socket(bundle_path: Path) -> None:
-    code, said = finish(start(PREDICT, str(bundle_path), "0"))
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_load_and_predict_open_no_socket(bundle_path: Path, engine: str) -> None:
+    code, said = finish(start(PREDICT, str(bundle_path), "0", engine))
     assert (code, said) == (0, "answered\n")
 
 
@@ -95,9 +96,9 @@ def test_a_local_socket_is_not_a_network() -> None:
 
 @pytest.mark.slow
 def test_the_engine_sends_no_report_later(bundle_path: Path) -> None:
-    quiet = start(PREDICT, str(bundle_path), UNTIL_TELEMETRY_S)
+    quiet = start(PREDICT, str(bundle_path), UNTIL_TELEMETRY_S, "onnxruntime")
     switched_on = "os.environ['ORT_DISABLE_TELEMETRY'] = '0'\n" + PREDICT
-    talking = start(switched_on, str(bundle_path), UNTIL_TELEMETRY_S)
+    talking = start(switched_on, str(bundle_path), UNTIL_TELEMETRY_S, "onnxruntime")
     code, said = finish(quiet)
     assert (code, said) == (0, "answered\n")
     assert finish(talking)[0] == -signal.SIGSYS, "telemetry on was not seen: is the guard blind?"

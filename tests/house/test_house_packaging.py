@@ -70,7 +70,9 @@ def test_what_is_easily_forgotten_is_in(installed: set[str]) -> None:
     assert {
         "ltdeploy/export/__init__.py",
         "ltdeploy/py.typed",
+        "ltdeploy/bench/assets/bench.js",
         "ltdeploy/calibrate/assets/calibrate.js",
+        "ltdeploy/export/precision/assets/precision.js",
         "ltdeploy/verify/assets/verify.js",
         "ltdeploy/webpage/assets/page.html",
         "ltdeploy/webpage/assets/LICENSES.txt",

@@ -35,7 +35,7 @@ PUBLIC = {
         "UsageError",
         "did_you_mean",
     ],
-    "ltdeploy.export": ["Checks", "Exported", "export_bundle"],
+    "ltdeploy.export": ["Checks", "Exported", "PrecisionRequest", "export_bundle"],
     "ltdeploy.testing": ["assert_tail_maintained"],
 }
 
