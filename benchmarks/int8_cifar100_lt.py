@@ -197,14 +197,13 @@ def share_in_int8(quantised: onnx.ModelProto, layers: GraphLayers) -> float:
         for name in node.output
     }
     low = {n.name for n in quantised.graph.node if dequantised.issuperset(n.input[:2])}
-    work = sum(layer.multiply_adds for layer in layers.weighted if layer.name in low)
-    return work / layers.multiply_adds
+    return layers.low_share([layer.name for layer in layers.weighted if layer.name in low])
 
 
 def ours(subject: Subject, places: npt.NDArray[np.int64]) -> onnx.ModelProto:
     """Quantise with our recipe, no search, on training images at ``places``."""
     images = subject.training.images[places]
-    return quantise(subject.graph, measure_ranges(subject.graph, images, batch_size=64))
+    return quantise(subject.graph, measure_ranges(subject.graph, images))
 
 
 def measure_recipes(subject: Subject) -> None:

@@ -74,7 +74,7 @@ class Exported:
     checks : of the graph in the bundle.
     lowered : how its precision came about; None for float32.
     unreadable : images that could not be used, and why.
-    validation_inside : whether some of the validation images are in the bundle, as golden samples.
+    golden_from : data of which a few images are in the bundle, as golden samples; None: drawn ones.
     """
 
     bundle: Bundle
@@ -82,7 +82,7 @@ class Exported:
     checks: Checks
     lowered: Lowered | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
-    validation_inside: bool = False
+    golden_from: str | None = None
 
 
 def export_bundle(
@@ -119,7 +119,8 @@ def export_bundle(
     fitted = fit_requested(model, engine, fixes, validation=validation, force=force, track=track)
     fix, table = fitted.fix, fitted.classes
 
-    images = golden_images(validation, model.preprocessing)
+    given = next((data for data in _at_hand(validation, precision) if data is not None), None)
+    images = golden_images(given, model.preprocessing)
     unfixed = engine.run({"images": images})
     engine.close()
     expected = fix.apply(unfixed["logits"], unfixed.get("features"))
@@ -129,7 +130,14 @@ def export_bundle(
     if precision is not None and precision.precision != "fp32":
         open_graph = graph_opener(precision.engine, precision.precision)
         lowered = lower(
-            graph, precision, table, model.preprocessing, open_graph, images, track=track
+            graph,
+            precision,
+            table,
+            model.preprocessing,
+            open_graph,
+            images,
+            jpeg_scaling=jpeg_scaling,
+            track=track,
         )
         graph = lowered.model
         candidate = open_graph(graph)
@@ -185,7 +193,7 @@ def export_bundle(
         checks,
         lowered,
         tuple(dict.fromkeys(unreadable)),
-        validation is not None,
+        None if given is None else given.name,
     )
 
 
@@ -202,6 +210,15 @@ def _checked(graph: onnx.ModelProto, images: npt.NDArray[np.uint8], expected: Fl
         return check_graph(engine, images, expected)
     finally:
         engine.close()
+
+
+def _at_hand(
+    validation: Dataset | None, precision: PrecisionRequest | None
+) -> tuple[Dataset | None, ...]:
+    """Return the data that may be given, those that are most like what the model will see first."""
+    if precision is None:
+        return (validation,)
+    return validation, precision.gate, precision.calibration
 
 
 def golden_images(

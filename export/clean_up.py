@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltdeploy._optional import require
 from ltdeploy.errors import ExportError
+from ltdeploy.models.onnx_head import free_name
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +41,10 @@ def clean_up(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
     finally:
         logger.setLevel(level)
+    taken: set[str] = set()
+    named = {node.name for node in slim.graph.node}
     for place, node in enumerate(slim.graph.node):  # layers are told apart by name from here on
-        node.name = node.name or f"{node.op_type}_{place}"
+        if not node.name or node.name in taken:
+            node.name = free_name(f"{node.name or node.op_type}_{place}", named)
+        taken.add(node.name)
     return slim

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ SELECTION = "selection.npz"
 # What a verification leaves in a finished bundle; everything else is sealed at export.
 ATTACHMENTS = frozenset({"report.html", "baseline.json"})
 # Engines built on this machine from the sealed graph: a cache, with hashes of its own.
-ENGINES = "engines/"
+ENGINES = "engines"
 _LARGEST_ARRAYS_BYTES = 1 << 30
 _LARGEST_MANIFEST_BYTES = 256 << 20
 
@@ -253,8 +253,23 @@ def _strangers(folder: Path, manifest: Manifest) -> list[str]:
     """
     own = {*manifest.files, *ATTACHMENTS, MANIFEST}
     found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
-    known = (".", ENGINES)
-    return sorted(name for name in found if name not in own and not name.startswith(known))
+    return sorted(
+        name
+        for name in found
+        if name not in own and not name.startswith(".") and not _is_engine_file(folder, name)
+    )
+
+
+def _is_engine_file(folder: Path, name: str) -> bool:
+    """Whether a file is one that an engine keeps: a plain one, in a folder that is no link."""
+    place = PurePosixPath(name)
+    return (
+        place.parent == PurePosixPath(ENGINES)
+        and place.suffix in (".plan", ".json")
+        and not (folder / ENGINES).is_symlink()
+        and not (folder / name).is_symlink()
+        and (folder / name).is_file()
+    )
 
 
 def _write_synced(file: Path, content: bytes) -> None:

@@ -21,10 +21,17 @@ from .layers import GraphLayers
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LowPrecision", "low_precision_nodes", "to_low_precision"]
+__all__ = [
+    "BFLOAT16_OPSET",
+    "LowPrecision",
+    "at_least_opset",
+    "low_precision_nodes",
+    "segments",
+    "to_low_precision",
+]
 
 LowPrecision = Literal["fp16", "bf16"]
-_BFLOAT16_OPSET = 22  # the first in which convolutions take bfloat16
+BFLOAT16_OPSET = 22  # the first in which convolutions take bfloat16
 # They say their own type, take scales in float32, or hold graphs that know their tensors' types.
 _FLOAT32_ONLY = frozenset({"Cast", "Resize", "Upsample", "If", "Loop", "Scan"})
 
@@ -32,13 +39,50 @@ _FLOAT32_ONLY = frozenset({"Cast", "Resize", "Upsample", "If", "Loop", "Scan"})
 def low_precision_nodes(layers: GraphLayers) -> tuple[str, ...]:
     """Return the names of the nodes that may compute in low precision, in the graph's order."""
     fixed = layers.before_stem() | layers.behind_head()
+    captured = _captured(layers.model.graph)
     return tuple(
         node.name
         for node in layers.model.graph.node
         if node.name not in fixed
         and node.op_type not in _FLOAT32_ONLY
         and any(layers.is_float(name) for name in node.input)
+        and captured.isdisjoint(node.output)
     )
+
+
+def segments(layers: GraphLayers) -> dict[str, tuple[str, ...]]:
+    """Return the nodes that go back to float32 with each layer, by the layer's name.
+
+    A layer takes with it what works on its output before the next one: activations, sums, norms.
+    """
+    low = set(low_precision_nodes(layers))
+    owner: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    place = {name: number for number, name in enumerate(layers.nodes)}
+    for node in layers.model.graph.node:
+        if node.name not in low:
+            continue
+        if layers.weight_of(node) is not None:
+            own = node.name
+        else:
+            before = [owner[name] for name in node.input if name in owner]
+            own = max(before, key=place.__getitem__, default="")
+        if own:
+            owner.update(dict.fromkeys(node.output, own))
+            found.setdefault(own, []).append(node.name)
+    return {name: tuple(nodes) for name, nodes in found.items()}
+
+
+def _captured(graph: onnx.GraphProto, *, inside: bool = False) -> set[str]:
+    """Return the names that the bodies of If, Loop and Scan read; some are of the graph around."""
+    names: set[str] = set()
+    for node in graph.node:
+        if inside:
+            names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _captured(attribute.g, inside=True)
+    return names
 
 
 def to_low_precision(
@@ -59,7 +103,7 @@ def to_low_precision(
     import onnx
     from onnx import TensorProto, helper
 
-    changed = _with_bfloat16(model) if precision == "bf16" else copy.deepcopy(model)
+    changed = at_least_opset(model, BFLOAT16_OPSET if precision == "bf16" else 1)
     if precision == "bf16":
         _without_hard_swish(changed)
     low = TensorProto.BFLOAT16 if precision == "bf16" else TensorProto.FLOAT16
@@ -92,7 +136,7 @@ def to_low_precision(
             now.update({name: low for name in node.output if layers.is_float(name)})
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in node.input} | _captured(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -142,18 +186,24 @@ def _stored_as(tensor: Any, dtype: int, name: str) -> Any:
         return numpy_helper.from_array(values.astype(wide), name)
 
 
-def _with_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph in an opset whose convolutions take bfloat16."""
+def at_least_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+    """Return the graph in this opset or a newer one; a copy, with its shapes inferred.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be converted.
+    """
     from onnx import shape_inference, version_converter
 
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset >= _BFLOAT16_OPSET:
+    if opset >= wanted:
         return copy.deepcopy(model)
     try:
-        converted = version_converter.convert_version(model, _BFLOAT16_OPSET)
+        converted = version_converter.convert_version(model, wanted)
         return shape_inference.infer_shapes(converted)
     except Exception as error:  # the converter raises RuntimeError and types of its own
         raise ExportError(
-            f"The graph is in opset {opset}, bfloat16 convolutions came with {_BFLOAT16_OPSET}, "
-            f"and it cannot be converted ({error}). Use --precision fp16, or a newer opset."
+            f"The graph is in opset {opset}, this precision needs {wanted}, and it cannot be "
+            f"converted ({error}). Export the model in opset {wanted} or newer."
         ) from error

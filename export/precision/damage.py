@@ -8,8 +8,6 @@ losses are both noise, and it is losses that turn into errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -63,9 +61,3 @@ def tail_images(
         if not left:
             break
     return np.concatenate(chosen)
-
-
-def ranked(layers: Sequence[str], damage: Callable[[str], float]) -> tuple[tuple[str, float], ...]:
-    """Return layers with their damage, the worst first; equal ones in the graph's order."""
-    found = [(layer, damage(layer)) for layer in layers]
-    return tuple(sorted(found, key=lambda pair: -pair[1]))

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ltdeploy.errors import ExportError
+
+from .work import multiply_adds
 
 if TYPE_CHECKING:
     import onnx
@@ -32,12 +33,10 @@ class Layer:
     ----------
     name : its node's name.
     kind : ONNX operator.
-    multiply_adds : per image.
     """
 
     name: str
     kind: str
-    multiply_adds: int
 
 
 class GraphLayers:
@@ -50,7 +49,7 @@ class GraphLayers:
     Raises
     ------
     ExportError
-        If two nodes have one name, or there is no layer between stem and head.
+        If two nodes have one name, or the graph is in half precision already.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -70,10 +69,14 @@ class GraphLayers:
         values = (*graph.value_info, *graph.input, *graph.output)
         self.dtypes: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in values}
         self.dtypes |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        self.shapes: dict[str, tuple[int | None, ...]] = {
-            v.name: tuple(d.dim_value or None for d in v.type.tensor_type.shape.dim) for v in values
-        }
         self._float = onnx.TensorProto.FLOAT
+        half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        lowered = next((name for name, dtype in self.dtypes.items() if dtype in half), None)
+        if lowered is not None:
+            raise ExportError(
+                f"The graph computes in half precision already (the tensor {lowered!r}); its "
+                "precision can only be chosen from float32. Give the float32 model."
+            )
         self._entries = {value.name for value in graph.input}
 
     def is_float(self, name: str) -> bool:
@@ -81,25 +84,31 @@ class GraphLayers:
         return self.dtypes.get(name) == self._float
 
     def weight_of(self, node: Any) -> Any:
-        """Return the stored weight that a node multiplies by, or None."""
+        """Return the stored weight that a node multiplies by from the right, or None.
+
+        A weight on the left has no scale per output channel that engines agree on.
+        """
         if node.op_type not in _MULTIPLYING:
             return None
-        return next((self.stored[n] for n in node.input[:2] if n in self.stored), None)
+        return self.stored.get(node.input[1])
 
     @cached_property
     def weighted(self) -> tuple[Layer, ...]:
         """The layers that multiply by stored weights, in the graph's order."""
         return tuple(
-            Layer(node.name, node.op_type, self._multiply_adds(node))
+            Layer(node.name, node.op_type)
             for node in self.model.graph.node
             if self.weight_of(node) is not None
         )
 
     @cached_property
+    def _work(self) -> dict[str, int]:
+        return multiply_adds(self.model)
+
+    @cached_property
     def multiply_adds(self) -> int:
         """All multiply-adds for one image, those between two activations too."""
-        nodes = (n for n in self.model.graph.node if n.op_type in _MULTIPLYING)
-        return sum(self._multiply_adds(node) for node in nodes)
+        return sum(self._work.values())
 
     @cached_property
     def stem(self) -> frozenset[str]:
@@ -129,31 +138,9 @@ class GraphLayers:
         weighted, passed = self._walk(given, self._behind, stop=False)
         return self.head | weighted | passed
 
-    def low_share(self, restored: Collection[str]) -> float:
-        """Return the share of the multiply-adds in low precision, ``restored`` being float32."""
-        low = sum(layer.multiply_adds for layer in self.body if layer.name not in restored)
-        return low / self.multiply_adds
-
-    def residual_adds(self, layers: Iterable[str]) -> tuple[str, ...]:
-        """Return the sums of two branches of convolutions, one of which at least is in ``layers``.
-
-        With its inputs in int8 such a sum is fused into the convolution before it.
-        """
-        quantised = set(layers)
-        found: list[str] = []
-        for node in self.model.graph.node:
-            ends = [self._end(name) for name in node.input] if node.op_type == "Add" else []
-            if ends and None not in ends and quantised.intersection(end for end in ends if end):
-                quantised.add(node.name)
-                found.append(node.name)
-        return tuple(found)
-
-    def _end(self, name: str) -> str | None:
-        """Return the convolution or sum that a branch ends in, before what only moves values."""
-        node = self.producers.get(name)
-        while node is not None and node.op_type in ("Relu", "MaxPool", "Slice", "Pad"):
-            node = self.producers.get(node.input[0])
-        return node.name if node is not None and node.op_type in ("Conv", "Add") else None
+    def low_share(self, layers: Collection[str]) -> float:
+        """Return the share of the multiply-adds that these layers are."""
+        return sum(self._work[name] for name in layers) / self.multiply_adds
 
     def _before(self, name: str) -> Iterator[tuple[Any, Iterable[str]]]:
         node = self.producers.get(name)
@@ -185,15 +172,3 @@ class GraphLayers:
                 waiting.extend(fresh - seen)
                 seen |= fresh
         return weighted, passed
-
-    def _multiply_adds(self, node: Any) -> int:
-        """Return the multiply-adds of one image; the batch axis and unknown ones count as one."""
-        made = math.prod(side or 1 for side in self.shapes.get(node.output[0], ())[1:])
-        weight = self.weight_of(node)
-        if weight is not None:
-            if node.op_type == "Conv":
-                return int(made * math.prod(weight.dims[1:]))
-            if node.op_type == "Gemm":
-                return int(math.prod(weight.dims))
-            return made * int(weight.dims[-2 if len(weight.dims) > 1 else 0])
-        return made * (self.shapes.get(node.input[0], (1,))[-1] or 1)

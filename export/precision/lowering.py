@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +18,26 @@ from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import Dataset, align_labels
 from ltdeploy.engines import Engine
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
-from ltdeploy.errors import ExportError, UsageError
+from ltdeploy.errors import UsageError
 from ltdeploy.inference import collect_logits
 from ltdeploy.manifest import CalibrationEntry, GateEntry, LoweringEntry, Precision
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 from ltdeploy.verify.gate import check_margin
 
-from .cast import to_low_precision
 from .gate_run import GateRun, OpenGraph
-from .layers import GraphLayers
 from .non_finite import require_finite
-from .quantise import measure_ranges, quantise
+from .open_graph import computes
 from .ranges import LargeTensor, largest_values, out_of_range
+from .recipe import Recipe, cast_recipe, int8_recipe
 from .sampling import CalibrationImages, read_balanced
-from .search import Found, Journal, Recipe, search
+from .search import Found, Journal, search
 from .trade import TradeRow, measure_trade
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Lowered", "PrecisionRequest", "lower"]
-
-_SPEED_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +67,8 @@ class PrecisionRequest:
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
+        if not (math.isfinite(self.search_seconds) and self.search_seconds >= 0):
+            raise UsageError(f"--search-seconds is {self.search_seconds}; expected 0 or more.")
         if self.calibration_images < 1:
             raise UsageError(
                 f"--calibration-images is {self.calibration_images}; expected 1 or more."
@@ -96,6 +94,7 @@ class Lowered:
     unreadable : images of calibration or gate that could not be used, and why.
     trade : speed of every division that was tried, those with fewer restored layers first.
     engine : what ran it.
+    checked : whether that engine rounds as this precision does; without, there is no gate.
     float32_bytes : size of the float32 graph.
     """
 
@@ -107,6 +106,7 @@ class Lowered:
     unreadable: tuple[tuple[str, str], ...]
     trade: tuple[TradeRow, ...]
     engine: str
+    checked: bool
     float32_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,6 +142,7 @@ def lower(
     open_graph: OpenGraph,
     samples: npt.NDArray[np.uint8],
     *,
+    jpeg_scaling: bool = False,
     track: Tracker = silent,
 ) -> Lowered:
     """Bring a cleaned-up float32 graph to another precision.
@@ -151,6 +152,8 @@ def lower(
     model : the fix inside, shapes inferred, nodes named.
     open_graph : loads a graph of that precision into the engine that is to run it.
     samples : array of shape (K, H, W, 3), uint8: images at hand where no calibration is given.
+    jpeg_scaling : whether the bundle will decode JPEG files scaled; the gate's float32 side does
+        not.
 
     Raises
     ------
@@ -159,43 +162,33 @@ def lower(
         layers passes the gate in time.
     DataError, EngineError
     """
-    layers = GraphLayers(model)
-    names = tuple(layer.name for layer in layers.body)
-    if not names:
-        raise ExportError(
-            "The graph has no layer between its first and its last one: there is nothing whose "
-            "precision could be changed. Use --precision fp32."
-        )
     calibration = _calibration(request, classes, preprocessing)
     images = samples if calibration is None else calibration.images
-    low, large = _recipe(model, request, images)
-
-    def recipe(keep: Collection[str]) -> onnx.ModelProto:
-        return model if len(keep) == len(names) else low(keep)
-
+    recipe = _recipe(model, request, images)
+    engine = _name_of(open_graph, recipe.make(()))
     unreadable = list(calibration.unreadable) if calibration is not None else []
     found: Found | None = None
     trade: tuple[TradeRow, ...] = ()
     seen = np.empty(0, dtype=np.uint64)
     gated: GateEntry | None = None
-    if request.gate is None:
-        lowered = recipe(())
+    checked = computes(engine, request.precision)
+    if request.gate is None or not checked:
+        lowered = recipe.make(())
         require_finite(lowered, open_graph, samples)
     else:
-        gate = _gate(model, request, request.gate, classes, preprocessing, open_graph, track)
-        require_finite(recipe(()), open_graph, gate.tail[0])
-        journal = Journal(_journal_path(request, model, images, gate))
+        gate = _gate(recipe.whole, request, classes, preprocessing, jpeg_scaling, open_graph, track)
+        require_finite(recipe.make(()), open_graph, gate.tail[0])
         found = search(
-            recipe,
-            model,
-            names,
+            recipe.make,
+            recipe.whole,
+            recipe.layers,
             gate,
-            journal=journal,
+            journal=Journal(_journal_path(request, recipe.whole, images, gate, engine)),
             seconds=request.search_seconds,
             track=track,
         )
-        lowered = recipe(frozenset(found.chosen.restored))
-        trade = measure_trade(found, recipe, layers, open_graph, gate.tail[0][:_SPEED_BATCH])
+        lowered = recipe.make(frozenset(found.chosen.restored))
+        trade = measure_trade(found, recipe, open_graph, gate.tail[0])
         seen = gate.reference.hashes
         unreadable += gate.reference.unreadable
         gated = GateEntry(
@@ -203,12 +196,12 @@ def lower(
             images=len(seen),
             margin=request.margin,
             verdict=found.chosen.verdict,
-            engine=request.engine,
+            engine=engine,
         )
     restored = found.chosen.restored if found is not None else ()
     entry = LoweringEntry(
         restored=restored,
-        low_share=layers.low_share(restored),
+        low_share=recipe.low_share(restored),
         calibration=None
         if calibration is None or request.calibration is None
         else CalibrationEntry(
@@ -218,10 +211,17 @@ def lower(
         ),
         gate=gated,
     )
-    engine = open_graph(lowered)
-    engine.close()
     return Lowered(
-        lowered, entry, found, seen, large, tuple(unreadable), trade, engine.name, model.ByteSize()
+        lowered,
+        entry,
+        found,
+        seen,
+        recipe.large,
+        tuple(unreadable),
+        trade,
+        engine,
+        checked,
+        model.ByteSize(),
     )
 
 
@@ -232,7 +232,7 @@ def _finite(value: float) -> float | None:
 def _calibration(
     request: PrecisionRequest, classes: ClassTable, preprocessing: Preprocessing
 ) -> CalibrationImages | None:
-    if request.calibration is None:
+    if request.calibration is None or request.precision == "bf16":  # it has float32's range
         return None
     labels = align_labels(request.calibration, classes)
     return read_balanced(request.calibration, labels, preprocessing, request.calibration_images)
@@ -240,35 +240,33 @@ def _calibration(
 
 def _recipe(
     model: onnx.ModelProto, request: PrecisionRequest, images: npt.NDArray[np.uint8]
-) -> tuple[Recipe, tuple[LargeTensor, ...]]:
-    """Return what makes the graph from the layers to keep in float32, and what had to be kept."""
+) -> Recipe:
     if request.precision == "int8":
-        ranges = measure_ranges(model, images)
-        return lambda keep: quantise(model, ranges, keep), ()
-    always: tuple[str, ...] = ()
-    large: tuple[LargeTensor, ...] = ()
+        return int8_recipe(model, images)
     if request.precision == "fp16":
-        always, large = out_of_range(model, largest_values(model, images))
-    precision = request.precision
-    assert precision in ("fp16", "bf16")
+        return cast_recipe(model, "fp16", *out_of_range(model, largest_values(model, images)))
+    return cast_recipe(model, "bf16")
 
-    def cast(keep: Collection[str]) -> onnx.ModelProto:
-        return to_low_precision(model, precision, {*always, *keep})
 
-    return cast, large
+def _name_of(open_graph: OpenGraph, model: onnx.ModelProto) -> str:
+    engine = open_graph(model)
+    engine.close()
+    return engine.name
 
 
 def _gate(
-    model: onnx.ModelProto,
+    whole: onnx.ModelProto,
     request: PrecisionRequest,
-    dataset: Dataset,
     classes: ClassTable,
     preprocessing: Preprocessing,
+    jpeg_scaling: bool,
     open_graph: OpenGraph,
     track: Tracker,
 ) -> GateRun:
+    dataset = request.gate
+    assert dataset is not None
     labels = align_labels(dataset, classes)
-    engine: Engine = OnnxRuntimeEngine(model.SerializeToString())
+    engine: Engine = OnnxRuntimeEngine(whole.SerializeToString())
     try:
         reference = collect_logits(
             engine, dataset, labels, preprocessing, track=track, label="gate, float32"
@@ -276,7 +274,14 @@ def _gate(
     finally:
         engine.close()
     return GateRun(
-        dataset, labels, classes, preprocessing, reference, open_graph, request.margin, track
+        dataset,
+        labels,
+        classes,
+        replace(preprocessing, jpeg_scaling=jpeg_scaling),
+        reference,
+        open_graph,
+        request.margin,
+        track,
     )
 
 
@@ -285,19 +290,21 @@ def _journal_path(
     model: onnx.ModelProto,
     images: npt.NDArray[np.uint8],
     gate: GateRun,
+    engine: str,
 ) -> Path | None:
     """Return a file named after everything that the search's measurements follow from."""
     if request.journals is None:
         return None
     told = {
         "precision": request.precision,
-        "engine": request.engine,
+        "engine": [request.engine, engine],
         "margin": request.margin,
         "versions": [
             __version__,
             *(installed_version(name) for name in ("onnx", "onnxruntime", "openvino", "PIL")),
         ],
         "counts": gate.classes.counts,
+        "groups": gate.classes.groups,
         "preprocessing": gate.preprocessing.to_dict(),
     }
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=20)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ltdeploy.engines import Engine, parse_engine
 from ltdeploy.engines.choice import candidates, refusal
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
-from ltdeploy.engines.openvino_engine import OpenVinoEngine
+from ltdeploy.engines.openvino_engine import OpenVinoEngine, import_openvino
 from ltdeploy.errors import ExportError
 from ltdeploy.manifest import Precision
 
@@ -16,9 +16,22 @@ from .gate_run import OpenGraph
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["graph_opener"]
+__all__ = ["computes", "graph_opener"]
 
 _ON_CPU: dict[str, Any] = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
+
+
+def computes(engine: str, precision: Precision) -> bool:
+    """Tell whether an engine on this CPU rounds as a precision does; others compute it in float32.
+
+    Parameters
+    ----------
+    engine : the name that it gave itself.
+    """
+    if precision in ("fp32", "int8"):
+        return True
+    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return engine == OpenVinoEngine.name and precision.upper() in able
 
 
 def graph_opener(engine: str, precision: Precision) -> OpenGraph:

@@ -1,10 +1,11 @@
-"""Restore the fewest layers to float32 until the gate lets the graph pass.
+"""Restore layers to float32, the worst first, until the gate lets the graph pass.
 
-1. The whole recipe is tried. Unless the gate fails it, that is the answer: more layers would be
-   restored for noise, not for the tail.
+1. The whole recipe is tried. If it is acceptable (:meth:`Trial.acceptable`), that is the answer:
+   more layers would be restored for noise, not for the tail.
 2. Layers are ranked by the damage that each does alone to the margins of few-shot images.
 3. The worst 1, 2, 4, … are restored until the graph is acceptable, then bisection finds the fewest
-   (taking for granted that restoring more does not make it worse).
+   of that ranking (taking for granted that restoring more does not make it worse). Where nothing
+   less than everything would do, there is no such graph, and that is an error.
 
 Every measurement is kept on disk as soon as it is made. A search that was killed or ran out of time
 goes on from there, and comes to the same end as one that was not: no step depends on the clock.
@@ -31,9 +32,8 @@ from .gate_run import GateRun
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Found", "GroupTrade", "Journal", "Recipe", "Trial", "search"]
+__all__ = ["Found", "GroupTrade", "Journal", "Trial", "search"]
 
-Recipe = Callable[[Collection[str]], "onnx.ModelProto"]
 _SCHEMA = 1
 
 
@@ -69,9 +69,18 @@ class Trial:
     size_bytes: int
 
     def acceptable(self, margin: float) -> bool:
-        """Whether the gate passes it, or cannot decide and no group lost half the margin."""
-        losses = [g.difference for g in self.groups.values() if g.difference is not None]
-        small = all(difference >= -margin / 2 for difference in losses)
+        """Whether the gate passes it, or cannot decide and no group lost more than half the margin.
+
+        Or more than one standard error, a quarter of the 95 % interval, where that is more: with
+        few images a single one weighs more than half a margin.
+        """
+        small = all(
+            -group.difference <= max(margin / 2, (group.ci_high - group.ci_low) / 4)
+            for group in self.groups.values()
+            if group.difference is not None
+            and group.ci_low is not None
+            and group.ci_high is not None
+        )
         return self.verdict == "pass" or (self.verdict == "inconclusive" and small)
 
 
@@ -84,7 +93,7 @@ class Found:
     chosen : the trial to take.
     trials : all that were made, those with fewer restored layers first.
     damage : by layer, the worst first; empty where nothing had to be ranked.
-    fewest : whether fewer restored layers are known not to do.
+    fewest : whether fewer of the ranking are known not to do.
     """
 
     chosen: Trial
@@ -132,7 +141,7 @@ class Journal:
 
 
 def search(
-    recipe: Recipe,
+    make: Callable[[Collection[str]], onnx.ModelProto],
     whole: onnx.ModelProto,
     layers: Sequence[str],
     gate: GateRun,
@@ -141,11 +150,11 @@ def search(
     seconds: float,
     track: Tracker = silent,
 ) -> Found:
-    """Return the trial that restores the fewest layers and is acceptable.
+    """Return the acceptable trial that restores the fewest layers of the ranking.
 
     Parameters
     ----------
-    recipe : makes the graph from the names of the layers that stay in float32.
+    make : makes the graph from the names of the layers that stay in float32.
     whole : the float32 graph, which is what restoring everything comes to.
     layers : those that may be restored.
     journal : what an earlier run has measured already.
@@ -154,7 +163,7 @@ def search(
     Raises
     ------
     ExportError
-        If time runs out before anything acceptable was found.
+        If time runs out before anything acceptable was found, or nothing but float32 is.
     """
     deadline = time.monotonic() + seconds
     order: list[str] = []
@@ -162,7 +171,7 @@ def search(
     def attempt(count: int) -> Trial:
         if count not in journal.trials:
             _require_time(deadline, seconds, journal, len(layers))
-            graph = recipe(frozenset(order[:count]))
+            graph = make(frozenset(order[:count]))
             told = f"gate, {count} restored" if count else "gate"
             result = gate.judge(graph, told)
             journal.trials[count] = _summary(result, tuple(order[:count]), graph.ByteSize())
@@ -172,15 +181,13 @@ def search(
     first = attempt(0)
     if first.acceptable(gate.margin):
         return Found(first, (first,), {}, True)
-    order = _ranking(recipe, whole, layers, gate, journal, deadline, seconds, track)
+    order = _ranking(make, whole, layers, gate, journal, deadline, seconds, track)
+    most = len(layers) - 1  # to restore all of them is to have no low precision
     below, above = 0, 1
-    while not attempt(above).acceptable(gate.margin):
-        below, above = above, min(2 * above, len(layers))
-        if below == len(layers):
-            raise ExportError(
-                "The gate fails the float32 graph itself on this engine: precision is not what is "
-                "wrong. Compare engines with 'ltdeploy verify --engine onnxruntime'."
-            )
+    while above > most or not attempt(above).acceptable(gate.margin):
+        if above >= most:
+            raise ExportError(_nothing_passes(journal, gate.margin))
+        below, above = above, min(2 * above, most)
     fewest = True
     while above - below > 1:
         middle = (below + above) // 2
@@ -193,6 +200,21 @@ def search(
     trials = tuple(journal.trials[count] for count in sorted(journal.trials))
     damage = {name: journal.damage[name] for name in order}
     return Found(journal.trials[above], trials, damage, fewest)
+
+
+def _nothing_passes(journal: Journal, margin: float) -> str:
+    """Return what was tried where everything would have to be float32."""
+    tried = []
+    for count, trial in sorted(journal.trials.items()):
+        lost = {n: g.difference for n, g in trial.groups.items() if g.difference is not None}
+        worst = min(lost, key=lost.__getitem__)
+        tried.append(f"{count} restored: {worst} {lost[worst]:+.2f}")
+    return (
+        f"No division of the layers passes the gate at a margin of {margin:g} points: unless all "
+        f"of them are float32, a group loses too much ({'; '.join(tried)}). Nothing was written. "
+        "Use another precision, training images like those of --val for --calibration, or another "
+        "--margin."
+    )
 
 
 class _OutOfTime(ExportError):
@@ -211,7 +233,7 @@ def _require_time(deadline: float, seconds: float, journal: Journal, layers: int
 
 
 def _ranking(
-    recipe: Recipe,
+    make: Callable[[Collection[str]], onnx.ModelProto],
     whole: onnx.ModelProto,
     layers: Sequence[str],
     gate: GateRun,
@@ -228,7 +250,7 @@ def _ranking(
         everything = frozenset(layers)
         for name in track(missing, total=len(missing), label="rank layers"):
             _require_time(deadline, seconds, journal, len(layers))
-            alone = gate.tail_logits(recipe(everything - {name}))
+            alone = gate.tail_logits(make(everything - {name}))
             journal.damage[name] = damage_of(reference, alone, labels)
             journal.save()
     return sorted(layers, key=lambda name: -journal.damage[name])

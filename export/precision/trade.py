@@ -13,12 +13,14 @@ import numpy.typing as npt
 from ltdeploy.engines import Engine
 
 from .gate_run import OpenGraph
-from .layers import GraphLayers
-from .search import Found, Recipe, Trial
+from .recipe import Recipe
+from .search import Found, Trial
 
 __all__ = ["TradeRow", "measure_trade", "speed_ratio"]
 
 _ROUNDS = 7
+_TURN_S = 0.1
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class TradeRow:
 def measure_trade(
     found: Found,
     recipe: Recipe,
-    layers: GraphLayers,
     open_graph: OpenGraph,
     images: npt.NDArray[np.uint8],
 ) -> tuple[TradeRow, ...]:
@@ -44,17 +45,17 @@ def measure_trade(
 
     Parameters
     ----------
-    layers : of the float32 graph.
-    images : one batch, array of shape (N, H, W, 3), uint8.
+    images : array of shape (N, H, W, 3), uint8.
     """
-    reference = open_graph(layers.model)
+    batch = images[:_BATCH]
+    reference = open_graph(recipe.whole)
     try:
         rows = []
         for trial in found.trials:
-            engine = open_graph(recipe(frozenset(trial.restored)))
+            engine = open_graph(recipe.make(frozenset(trial.restored)))
             try:
-                share = layers.low_share(trial.restored)
-                rows.append(TradeRow(trial, share, speed_ratio(reference, engine, images)))
+                share = recipe.low_share(trial.restored)
+                rows.append(TradeRow(trial, share, speed_ratio(reference, engine, batch)))
             finally:
                 engine.close()
         return tuple(rows)
@@ -71,8 +72,11 @@ def speed_ratio(reference: Engine, engine: Engine, images: npt.NDArray[np.uint8]
         seconds = []
         for one in pair:
             started = time.perf_counter()
-            one.run({entry: images})
-            seconds.append(time.perf_counter() - started)
+            runs = 0
+            while not runs or time.perf_counter() - started < _TURN_S:
+                one.run({entry: images})
+                runs += 1
+            seconds.append((time.perf_counter() - started) / runs)
         if round_:  # the first warms up
             ratios.append(seconds[0] / seconds[1])
     return statistics.median(ratios)

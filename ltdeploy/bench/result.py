@@ -192,26 +192,29 @@ def points(figure: Figure) -> str:
 
 
 def sentence(result: BenchResult) -> str:
-    """Say which is the fastest at the largest batch and most threads, and what it costs.
+    """Say which is the fastest at one batch size and number of threads, and what it costs.
 
-    That is what it does to the rarest group, and any other group that clearly loses by it.
+    Of the largest batch and most threads at which most contestants were measured: after Ctrl-C the
+    fastest may lack the last. The cost is what it does to the rarest group, and any other group
+    that clearly loses by it.
     """
-    batch, threads = result.cells[-1]
-    found: Sequence[tuple[str, Contestant, Speed]] = [
-        (label, one, speed)
-        for label, one in zip(result.labels(), result.contestants, strict=True)
-        if (speed := one.speed_at(batch, threads)) is not None
-    ]
+
+    def at(cell: tuple[int, int]) -> Sequence[tuple[str, Contestant, Speed]]:
+        return [
+            (label, one, speed)
+            for label, one in zip(result.labels(), result.contestants, strict=True)
+            if (speed := one.speed_at(*cell)) is not None
+        ]
+
+    batch, threads = max(result.cells, key=lambda cell: (len(at(cell)), *cell))
+    found = at((batch, threads))
     label, best, speed = max(found, key=lambda item: item[2].images_per_s.value)
-    at = f"at batch {batch} and {threads} {'thread' if threads == 1 else 'threads'}"
-    told = f"{short(speed.images_per_s.value)} images/s {at}"
+    where = f"batch {batch} and {threads} {'thread' if threads == 1 else 'threads'}"
+    told = f"{short(speed.images_per_s.value)} images/s"
     if len(found) == 1:
-        return f"{label}: {told}."
-    if best is result.first:
-        told = f"{label} is the fastest with {told}"
-    else:
-        ratio = "" if speed.ratio is None else f", {short(speed.ratio.value)} × the first"
-        told = f"{label} is the fastest with {told}{ratio}"
+        return f"{label}: {told} at {where}."
+    ratio = "" if speed.ratio is None else f", {short(speed.ratio.value)} × the first"
+    told = f"At {where} {label} is the fastest with {told}{ratio}"
     change = None if best.accuracy is None else best.accuracy.change
     if change is None:
         return f"{told}."

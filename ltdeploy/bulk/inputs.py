@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..datasets import Dataset, open_unlabelled
 from ..datasets.cifar import is_cifar_folder
@@ -28,6 +28,7 @@ class _Files:
 
     paths: list[str]
     base: str  # where relative ones begin: an actor on Ray may stand elsewhere
+    by_path: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,6 +46,11 @@ class _Data:
     def __init__(self, spec: str, root: str | None) -> None:
         self.spec = spec if _is_species(spec) else str(Path(spec).expanduser().absolute())
         self._root = None if root is None else str(Path(root).expanduser().absolute())
+
+    @property
+    def by_path(self) -> bool:
+        """Whether its images are files of their own."""
+        return self.spec.lower().endswith(".txt")
 
     @cached_property
     def _opened(self) -> Dataset:
@@ -89,21 +95,35 @@ class Inputs:
         return part.identifier(place)
 
     def fingerprint(self) -> str:
-        """Return a sha256 of the names in their order, and of the size of files that hold many.
+        """Return a sha256 of where the images stand, in their order, and of files that hold many.
 
-        It tells two lists apart, not two contents of one file.
+        Of files their whole path, size and time of change: the same names in another folder are
+        other images, and a file that was replaced is another one.
         """
         digest = hashlib.sha256()
         for part in self._parts:
             if isinstance(part, _Data) and Path(part.spec).is_file():
-                digest.update(f"{Path(part.spec).stat().st_size}\0".encode())
+                digest.update(_state(part.spec))
             for index in range(len(part)):
                 digest.update(os.fsencode(part.identifier(index)) + b"\0")
+                source = part.source(index) if part.by_path else None
+                if isinstance(source, str | os.PathLike):
+                    digest.update(_state(source))
         return digest.hexdigest()
 
     def _find(self, index: int) -> tuple[_Files | _Data, int]:
         number = bisect.bisect_right(self._starts, index) - 1
         return self._parts[number], index - self._starts[number]
+
+
+def _state(path: str | os.PathLike[str]) -> bytes:
+    """Return where a file is, its size and time of change; of one that is missing where it is."""
+    whole = os.fsencode(os.path.abspath(path))
+    try:
+        found = os.stat(path)
+    except OSError:
+        return whole + b"\0missing\0"
+    return whole + f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode()
 
 
 def answers(

@@ -93,6 +93,13 @@ class Journal:
         self.rows = self.errors = self.continued = 0
         if self._out.exists() and not self._out.is_file():
             raise UsageError(f"--out {out} is not a regular file; expected one, or a new name.")
+        if self._out.exists() and not restart and not (self.folder / _RUN).exists():
+            raise UsageError(
+                f"{out} is there already, from a run that ended. Give --restart to replace it, or "
+                "another name with --out."
+            )
+        if not self._out.parent.is_dir():
+            raise UsageError(f"--out is {str(out)!r}, and there is no folder {self._out.parent}.")
         with _writing(self.folder):
             self.folder.mkdir(exist_ok=True)
             self._file: BinaryIO = (self.folder / _ROWS).open("a+b")
@@ -115,7 +122,8 @@ class Journal:
     ) -> None:
         if not self.rows and self.folder.exists():  # nothing worth keeping
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk: said when the row was written
+            self._file.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; when this returns, killing the process does not lose it.
@@ -126,10 +134,15 @@ class Journal:
             If the disk is full or gone.
         """
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        with _writing(self._out):
+        try:
             # File names need not be UTF-8; JSON can carry what they are.
             self._file.write(line.encode("utf-8", "backslashreplace"))
             self._file.flush()
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {self._out}: {error.strerror or error}. The {self.rows} rows before "
+                f"are kept in {self.folder}; free some space, and the same command goes on."
+            ) from error
         self.rows += 1
         self.errors += "error" in row
 
@@ -147,6 +160,7 @@ class Journal:
                 write_table(self.folder / _ROWS, self._out)
             else:
                 (self.folder / _ROWS).replace(self._out)
+            (self.folder / _RUN).unlink()  # first: what is left without it is no beginning
             shutil.rmtree(self.folder)
 
     def _begin(self, restart: bool) -> None:

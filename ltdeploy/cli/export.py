@@ -12,6 +12,7 @@ from . import options as opt
 from .output import Output, program, write_text
 from .precision_table import report_precision, require_precision
 from .runtime import ExitCode
+from .verify import check_report_folder
 
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
@@ -49,7 +50,9 @@ def export(
     val: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Images that choose what is 'auto'.", rich_help_panel=_FIX
+            metavar="DATA",
+            help="Images that choose what is 'auto', and gate a precision.",
+            rich_help_panel=_FIX,
         ),
     ] = None,
     force: Annotated[
@@ -79,7 +82,9 @@ def export(
     engine: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="What the gate and the checks run.", rich_help_panel=_PRECISION
+            metavar="NAME[:K=V,…]",
+            help="What the gate and the checks run.",
+            rich_help_panel=_PRECISION,
         ),
     ] = "auto",
     margin: Annotated[
@@ -148,6 +153,12 @@ def export(
             "--val chooses what is 'auto' and gates a --precision below fp32, and neither was "
             "asked for; say --tau auto or --logit-adjust auto, or leave --val out."
         )
+    if precision == "fp32" and engine != "auto":
+        raise UsageError(
+            f"--engine is what a --precision below fp32 is checked on, and --precision is fp32; to "
+            f"run it: {program()} verify NAME.ltd --data DATA --engine {engine}"
+        )
+    check_report_folder(html)
     wanted = require_precision(precision, calibration=calibration, html=html, gated=val is not None)
     target = bundle_path(ckpt, out)
 
@@ -196,7 +207,6 @@ def export(
     )
     report_export(output, exported)
     output.json(export_result(exported))
-    report_precision(output, exported)
     if html is not None:
         from ltdeploy.export.precision.report import render_precision_report
 
@@ -310,10 +320,10 @@ def report_export(output: Output, exported: Exported) -> None:
             output.say(f"         {one.choice.note}")
     if not exported.fixes and not manifest.fix.methods:
         output.say("Fix      none")
-    if exported.validation_inside:
+    if exported.golden_from is not None:
         output.say(
-            "Golden   a few of the validation images are inside the bundle (golden.npz), to check "
-            "engines with"
+            f"Golden   a few images of {exported.golden_from} are inside the bundle (golden.npz), "
+            "to check engines with"
         )
     where = {
         "weights": "folded into the head's weights: no cost at inference",
@@ -328,5 +338,7 @@ def report_export(output: Output, exported: Exported) -> None:
         f"Checked  {checks.engine}, {checks.samples} images: {checks.reference_difference:.1e} "
         f"from the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
     )
+    report_precision(output, exported)
     output.say(f"Wrote    {exported.bundle.path}")
-    output.say(f"Next     {program()} verify {exported.bundle.path} --data DATA")
+    others = ", other images than --val" if manifest.graphs[0].lowering is not None else ""
+    output.say(f"Next     {program()} verify {exported.bundle.path} --data DATA{others}")

@@ -11,6 +11,7 @@ from .output import Output
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..manifest import LoweringEntry
     from ..models.inspection import Inspection
 
 __all__ = ["inspect"]
@@ -130,6 +131,8 @@ def _show_bundle(output: Output, bundle: Bundle) -> None:
     output.say(
         f"Graph          {graph.file}, {graph.precision}, opset {graph.opset}, {graph.nodes} nodes"
     )
+    if graph.lowering is not None:
+        output.say(f"Precision      {_told(graph.lowering)}")
     for tensor in (*graph.inputs, *graph.outputs):
         axes = ", ".join(str(axis) for axis in tensor.shape)
         output.say(f"  {tensor.name:12} {tensor.dtype} [{axes}]")
@@ -138,3 +141,20 @@ def _show_bundle(output: Output, bundle: Bundle) -> None:
         output.say(f"  · {note}")
     result: dict[str, Any] = manifest.model_dump(by_alias=True, mode="json")
     output.json(result)
+
+
+def _told(lowering: LoweringEntry) -> str:
+    """Return in a line how a graph's precision came about."""
+    told = [f"{100 * lowering.low_share:.1f} % of the multiply-adds are low"]
+    if lowering.restored:
+        told.append(f"{len(lowering.restored)} layers restored to float32")
+    if lowering.calibration is not None:
+        told.append(f"ranges from {lowering.calibration.images} images")
+    gate = lowering.gate
+    told.append(
+        "not gated"
+        if gate is None
+        else f"gate: {gate.verdict} on {gate.images} images of {gate.name}, margin "
+        f"{gate.margin:g}, on {gate.engine}"
+    )
+    return "; ".join(told)

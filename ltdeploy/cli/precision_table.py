@@ -27,10 +27,10 @@ def require_precision(
             f"--precision is {precision!r}; expected one of {', '.join(PRECISIONS)}."
             f"{did_you_mean(precision, PRECISIONS)}"
         )
-    if precision == "fp32" and calibration is not None:
+    if precision in ("fp32", "bf16") and calibration is not None:
         raise UsageError(
-            "--calibration measures the ranges that int8 and fp16 need, and --precision is fp32; "
-            "leave it out, or add --precision int8."
+            "--calibration measures the ranges that int8 and fp16 need, and --precision is "
+            f"{precision}; leave it out, or say --precision int8."
         )
     if html is not None and not (gated and precision != "fp32"):
         raise UsageError(
@@ -42,6 +42,8 @@ def require_precision(
 
 def report_precision(output: Output, exported: Exported) -> None:
     """Print how the precision came about, and every division of the layers that was tried."""
+    from ..verify.result import name_some
+
     lowered = exported.lowered
     if lowered is None:
         return
@@ -57,6 +59,12 @@ def report_precision(output: Output, exported: Exported) -> None:
             f"         float32 around {tensor.tensor}: values up to {tensor.largest:.3g}, more "
             "than fp16 holds with room to spare"
         )
+    if not lowered.checked:
+        output.warn(
+            f"{lowered.engine} computes {graph.precision} in float32 on this processor, so no gate "
+            f"can say here what {graph.precision} costs: verify the bundle where it will run"
+        )
+        return
     if lowered.found is None:
         output.say("         not gated: with --val DATA the layers that hurt the tail are restored")
         return
@@ -84,12 +92,21 @@ def report_precision(output: Output, exported: Exported) -> None:
         if entry.gate is not None
         else ""
     )
+    chosen = next(row for row in trade if row.trial is found.chosen)
+    if chosen.speed < 1.0:
+        output.warn(
+            f"{graph.precision} is slower than float32 on {lowered.engine} here "
+            f"({chosen.speed:.2f} ×); try --engine openvino, or keep fp32 for this engine"
+        )
     if found.chosen.restored:
-        output.say(f"Restored {', '.join(found.chosen.restored)}")
+        output.say(f"Restored {name_some(found.chosen.restored)}; the report and --json name all")
     if not found.fewest:
         output.say("         time ran out before fewer were ruled out; run again to go on")
     if found.chosen.verdict == "inconclusive":
-        output.say("         the gate cannot decide on so few images; verify on more of them")
+        output.say(
+            "         the gate cannot decide on so few images: what is restored may follow "
+            "single ones. Give --val more of them"
+        )
 
 
 def _loss(points: float | None) -> str:

@@ -102,7 +102,8 @@ def _into_file(
         )
     except KeyboardInterrupt:
         again = shlex.join([program(), *(a for a in sys.argv[1:] if a != "--restart")])
-        output.warn(f"the rows so far are kept in {out}.partial; to go on behind them: {again}")
+        if Path(f"{out}.partial").exists():  # else there was no row yet
+            output.warn(f"the rows so far are kept in {out}.partial; to go on behind them: {again}")
         raise
     if done.continued:
         output.say(f"Went on behind {done.continued} rows of an earlier run.")

@@ -315,10 +315,11 @@ class TensorRtEngine:
 
 
 def _network_of(manifest: Manifest) -> str:
-    """Return what two bundles share whose graphs differ in weights alone."""
+    """Return what two bundles share whose graphs differ in the fix alone."""
     graph = manifest.graphs[0]
     tensors = ", ".join(f"{t.name} {t.dtype} {t.shape}" for t in (*graph.inputs, *graph.outputs))
-    return f"{manifest.arch} in {graph.precision}, {graph.nodes} nodes, {tensors}"
+    source = f"checkpoint {manifest.source.sha256[:12]}"
+    return f"{manifest.arch} in {graph.precision}, {graph.nodes} nodes, {tensors}, {source}"
 
 
 def _batched(spec: TensorSpec) -> bool:

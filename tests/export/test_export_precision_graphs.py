@@ -15,11 +15,12 @@ from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from ltdeploy.engines.openvino_engine import OpenVinoEngine
 from ltdeploy.errors import ExportError
 from ltdeploy.export.checks import relative_difference
-from ltdeploy.export.precision.cast import low_precision_nodes, to_low_precision
+from ltdeploy.export.precision.cast import low_precision_nodes, segments, to_low_precision
 from ltdeploy.export.precision.layers import GraphLayers
 from ltdeploy.export.precision.non_finite import first_non_finite, require_finite
 from ltdeploy.export.precision.quantise import measure_ranges, quantise
 from ltdeploy.export.precision.ranges import largest_values, out_of_range
+from ltdeploy.export.precision.work import multiply_adds
 
 IMAGES = pictures(8)
 
@@ -55,33 +56,96 @@ def test_multiply_adds_are_counted(graph: onnx.ModelProto) -> None:
     stages = 6 * 16 * 16 * 9 * 32**2
     stages += (16 * 32 + 5 * 32 * 32) * 9 * 16**2 + (32 * 64 + 5 * 64 * 64) * 9 * 8**2
     assert layers.multiply_adds == stem + stages + 64 * 6
-    assert layers.low_share(()) == pytest.approx(stages / layers.multiply_adds)
-    everything = [layer.name for layer in layers.body]
-    assert layers.low_share(everything) == 0.0
-
-
-def test_products_of_two_activations_are_counted_and_are_no_layers() -> None:
-    value = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
-        helper.make_node("MatMul", ["a", "w2"], ["b"], name="second"),
-        helper.make_node("MatMul", ["b", "b"], ["c"], name="both"),
-        helper.make_node("MatMul", ["c", "w"], ["y"], name="last"),
-    ]
-    stored = [numpy_helper.from_array(np.ones((4, 4), np.float32), n) for n in ("w", "w2")]
-    shapes = [value(n, TensorProto.FLOAT, ["n", 4, 4]) for n in "abc"]
-    io = [value(n, TensorProto.FLOAT, ["n", 4, 4]) for n in "xy"]
-    graph = helper.make_graph(nodes, "g", [io[0]], [io[1]], stored, value_info=shapes)
-    layers = GraphLayers(helper.make_model(graph))
-    assert layers.multiply_adds == 4 * 4**3
-    assert [layer.name for layer in layers.body] == ["second"]
-
-
-def test_sums_of_branches_are_found(graph: onnx.ModelProto) -> None:
-    layers = GraphLayers(graph)
     body = [layer.name for layer in layers.body]
-    assert len(layers.residual_adds(body)) == 9
-    assert layers.residual_adds(()) == ()
+    assert layers.low_share(body) == pytest.approx(stages / layers.multiply_adds)
+    assert layers.low_share(()) == 0.0
+
+
+def products(nodes: list[onnx.NodeProto], **weights: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a graph of matrix products on images (N, 4, 4, 3), without inferred shapes."""
+    value = helper.make_tensor_value_info
+    stored = [numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in weights.items()]
+    stored.append(numpy_helper.from_array(np.array([0, 16, 3]), "tokens"))
+    stored.append(numpy_helper.from_array(np.array([-1, 3]), "rows"))
+    first = [helper.make_node("Cast", ["images"], ["x"], name="cast", to=TensorProto.FLOAT)]
+    made = helper.make_graph(
+        [*first, *nodes],
+        "g",
+        [value("images", TensorProto.UINT8, ["n", 4, 4, 3])],
+        [value("y", TensorProto.FLOAT, None)],
+        stored,
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_work_is_counted_whatever_shapes_are_told() -> None:
+    make = helper.make_node
+    model = products(
+        [
+            make("Reshape", ["x", "tokens"], ["t"], name="to tokens"),
+            make("MatMul", ["t", "w"], ["a"], name="plain"),
+            make("Transpose", ["a"], ["b"], name="turn", perm=[0, 2, 1]),
+            make("MatMul", ["a", "b"], ["c"], name="attention"),
+            make("MatMul", ["left", "c"], ["d"], name="weight on the left"),
+            make("Reshape", ["d", "rows"], ["r"], name="tokens into the batch"),
+            make("Gemm", ["r", "g"], ["s"], name="folded", transB=1),
+            make("Identity", ["s"], ["y"], name="end"),
+        ],
+        w=(3, 9),
+        left=(6, 16),
+        g=(5, 3),
+    )
+    assert multiply_adds(model) == {
+        "plain": 16 * 3 * 9,
+        "attention": 16 * 16 * 9,
+        "weight on the left": 6 * 16 * 16,
+        "folded": 32 * 3 * 5,
+    }
+    # What multiplies from the left, or two activations, is work and no layer to quantise.
+    assert [layer.name for layer in GraphLayers(model).weighted] == ["plain", "folded"]
+
+
+def test_a_graph_in_half_precision_is_refused(graph: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="half precision already"):
+        GraphLayers(to_low_precision(graph, "fp16"))
+
+
+def test_a_layer_goes_back_with_what_follows_it(graph: onnx.ModelProto) -> None:
+    layers = GraphLayers(graph)
+    parts = segments(layers)
+    assert list(parts) == [layer.name for layer in layers.weighted if layer.kind == "Conv"]
+    every = [name for nodes in parts.values() for name in nodes]
+    assert sorted(every) == sorted(low_precision_nodes(layers))
+    assert layers.nodes[parts[layers.body[0].name][1]].op_type == "Relu"
+
+
+def test_what_a_subgraph_reads_stays_as_it_knows_it(graph: onnx.ModelProto) -> None:
+    value = helper.make_tensor_value_info
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    inside = helper.make_graph(
+        [helper.make_node("Add", ["relu_3", "only inside"], ["sum"], name="sum")],
+        "body",
+        [],
+        [value("sum", TensorProto.FLOAT, None)],
+    )
+    stored = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "only inside")
+    other.graph.initializer.extend([stored, numpy_helper.from_array(np.array(True), "always")])
+    branch = helper.make_node("If", ["always"], ["chosen"], name="if")
+    branch.attribute.extend(
+        [helper.make_attribute("then_branch", inside), helper.make_attribute("else_branch", inside)]
+    )
+    place = next(i for i, node in enumerate(other.graph.node) if "relu_3" in node.input)
+    for node in other.graph.node[place:]:
+        for number, name in enumerate(node.input):
+            node.input[number] = "chosen" if name == "relu_3" else name
+    other.graph.node.insert(place, branch)
+    kind = other.graph.value_info.add()
+    kind.CopyFrom(next(v for v in graph.graph.value_info if v.name == "relu_3"))
+    kind.name = "chosen"
+    reference = answers(other, IMAGES)
+    found = answers(to_low_precision(other, "fp16"), IMAGES)
+    assert relative_difference(reference, found) < 0.01
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -22,6 +22,7 @@ from ltdeploy.export import export_bundle
 from ltdeploy.export.precision import PrecisionRequest, graph_opener, lower
 from ltdeploy.export.precision.damage import damage_of, margins, tail_images
 from ltdeploy.export.precision.layers import GraphLayers
+from ltdeploy.export.precision.open_graph import computes
 from ltdeploy.export.precision.sampling import class_balanced, read_balanced
 from ltdeploy.export.precision.search import Journal, search
 from ltdeploy.inference import fingerprints
@@ -127,10 +128,11 @@ LAYERS = [f"layer{i}" for i in range(20)]
 
 
 def recipe(keep: Collection[str]) -> Any:
+    """Stand in for a graph by the layers that it has in float32."""
     return SimpleNamespace(restored=frozenset(keep), ByteSize=lambda: 100 + len(keep))
 
 
-@pytest.mark.parametrize("needed", [1, 2, 3, 5, 11, 19])
+@pytest.mark.parametrize("needed", [1, 2, 3, 5, 11, 18, 19])
 def test_the_fewest_layers_are_restored(needed: int) -> None:
     gate = Gate(LAYERS[:needed], LAYERS)
     found = search(recipe, recipe(LAYERS), LAYERS, gate, journal=Journal(None), seconds=60)
@@ -145,6 +147,15 @@ def test_nothing_is_ranked_where_nothing_has_to_be_restored() -> None:
     found = search(recipe, recipe(LAYERS), LAYERS, gate, journal=Journal(None), seconds=60)
     assert found.chosen.restored == ()
     assert gate.asked == ["gate"]
+
+
+def test_float32_is_no_low_precision() -> None:
+    gate = Gate(LAYERS, LAYERS)  # every layer hurts
+    with pytest.raises(ExportError, match=r"No division .* 19 restored: few -"):
+        search(recipe, recipe(LAYERS), LAYERS, gate, journal=Journal(None), seconds=60)
+    alone = Gate(LAYERS[:1], LAYERS[:1])
+    with pytest.raises(ExportError, match="No division"):
+        search(recipe, recipe(LAYERS[:1]), LAYERS[:1], alone, journal=Journal(None), seconds=60)
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 2, 7, 22, 24])
@@ -278,7 +289,19 @@ def test_a_bundle_of_low_precision(checkpoint: Path, tmp_path: Path, precision: 
 
 def test_images_that_gated_a_bundle_are_known_again(checkpoint: Path, tmp_path: Path) -> None:
     labels = np.arange(24, dtype=np.int64) % 6
-    request = PrecisionRequest("fp16", gate=DrawnDataset(labels), margin=50.0)
+    request = PrecisionRequest("int8", DrawnDataset(labels), gate=DrawnDataset(labels), margin=50.0)
     export_bundle(load_checkpoint(checkpoint), [], tmp_path / "low.ltd", precision=request)
     hashes = open_bundle(tmp_path / "low.ltd").selection_hashes()
     assert set(hashes.tolist()) == set(fingerprints(pictures(24)).tolist())
+
+
+def test_no_gate_where_the_engine_computes_something_else(checkpoint: Path, tmp_path: Path) -> None:
+    labels = np.arange(24, dtype=np.int64) % 6
+    request = PrecisionRequest("fp16", gate=DrawnDataset(labels), engine="onnxruntime")
+    model = load_checkpoint(checkpoint)
+    exported = export_bundle(model, [], tmp_path / "low.ltd", precision=request)
+    assert exported.lowered is not None
+    assert not exported.lowered.checked
+    assert exported.lowered.entry.gate is None
+    assert computes("openvino-cpu", "int8")
+    assert not computes("onnxruntime-cpu", "fp16")
