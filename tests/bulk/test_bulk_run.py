@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -167,11 +168,53 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
 ) -> None:
     Path("out.jsonl").write_text("old")
     with pytest.raises(EngineError):
-        run(bundle_path, photos)
+        run(bundle_path, photos, restart=True)
     assert Path("out.jsonl").read_text() == "old"
     monkeypatch.setattr("ltdeploy.bulk.run.open_engine", _plain_engine)
     run(bundle_path, photos)
     assert len(rows_of("out.jsonl")) == 600
+
+
+def test_a_finished_output_is_not_overwritten_by_accident(
+    bundle_path: Path, photos: list[str]
+) -> None:
+    run(bundle_path, photos[:5])
+    before = Path("out.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=r"out\.jsonl is there already.*--restart"):
+        run(bundle_path, ["photo"])
+    assert Path("out.jsonl").read_bytes() == before
+    assert run(bundle_path, photos[:6], restart=True) == Written(6, 0, 0)
+
+
+def test_the_same_names_elsewhere_are_another_run(
+    bundle_path: Path, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("other/photos").mkdir(parents=True)
+    for number in range(30):
+        draw_photo(100 + number, 32, 32).save(f"other/photos/{number:02d}.png")
+    out = str(tmp_path / "out.jsonl")
+    monkeypatch.setattr("ltdeploy.bulk.run.open_engine", lambda b, e: Broken(b.graph_path))
+    with pytest.raises(EngineError):
+        run(bundle_path, photos, out)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(UsageError, match="other inputs"):
+        run(bundle_path, photos, out)
+
+
+def test_a_full_disk_keeps_the_rows_and_says_so(bundle_path: Path, photos: list[str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"The \d+ rows before are kept"):
+            run(bundle_path, photos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    done = run(bundle_path, photos)
+    assert (done.rows, done.continued > 10) == (600, True)
+    assert [row["input"] for row in rows_of("out.jsonl")] == photos
 
 
 def test_two_at_once_are_refused(bundle_path: Path, photos: list[str]) -> None:
@@ -185,7 +228,7 @@ def test_two_at_once_are_refused(bundle_path: Path, photos: list[str]) -> None:
 def test_endings_and_places_that_cannot_be_written(bundle_path: Path, photos: list[str]) -> None:
     with pytest.raises(UsageError, match=r"ends in \.jsonl or \.parquet"):
         run(bundle_path, photos, "out.csv")
-    with pytest.raises(UsageError, match="Cannot write"):
+    with pytest.raises(UsageError, match="there is no folder"):
         run(bundle_path, photos, "no/such/out.jsonl")
     os.mkfifo("pipe.jsonl")
     with pytest.raises(UsageError, match="not a regular file"):
