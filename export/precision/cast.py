@@ -15,6 +15,7 @@ import numpy as np
 
 from ltdeploy._optional import require
 from ltdeploy.errors import ExportError
+from ltdeploy.models.onnx_head import free_name
 
 from .layers import GraphLayers
 
@@ -152,26 +153,42 @@ def to_low_precision(
 
 
 def _without_hard_swish(model: onnx.ModelProto) -> None:
-    """Write ``HardSwish(x)`` as ``x · HardSigmoid(x)``: TensorRT has it in bfloat16 only so."""
-    from onnx import helper
+    """Write ``HardSwish(x)`` as ``x · clip(x + 3, 0, 6) / 6``: TensorRT has it in bfloat16 only so.
 
+    OpenVINO makes one operation of the four again; of HardSigmoid and a product it does not.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    swishes = [node for node in graph.node if node.op_type == "HardSwish"]
+    if not swishes:
+        return
+    taken = {*(tensor.name for tensor in graph.initializer), *(v.name for v in graph.value_info)}
+    three, zero, six, sixth = (free_name(f"hard_swish.{n}", taken) for n in ("3", "0", "6", "1_6"))
+    for name, value in ((three, 3.0), (zero, 0.0), (six, 6.0), (sixth, 1 / 6)):
+        graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    kinds = {value.name: value for value in graph.value_info}
     nodes: list[Any] = []
-    for node in model.graph.node:
+    for node in graph.node:
         if node.op_type != "HardSwish":
             nodes.append(node)
             continue
-        gate = f"{node.output[0]}.gate"
-        kind = model.graph.value_info.add()
-        kind.CopyFrom(next(v for v in model.graph.value_info if v.name == node.output[0]))
-        kind.name = gate
-        nodes.append(
-            helper.make_node(
-                "HardSigmoid", node.input, [gate], name=f"{node.name}.gate", alpha=1 / 6, beta=0.5
+        given, made = node.input[0], node.output[0]
+        shifted, clipped, product = (f"{made}.{step}" for step in ("shifted", "clipped", "product"))
+        for name in (shifted, clipped, product):
+            graph.value_info.append(kinds[made])
+            graph.value_info[-1].name = name
+        for number, (kind, inputs, output) in enumerate(
+            (
+                ("Add", [given, three], shifted),
+                ("Clip", [shifted, zero, six], clipped),
+                ("Mul", [given, clipped], product),
+                ("Mul", [product, sixth], made),
             )
-        )
-        nodes.append(helper.make_node("Mul", [node.input[0], gate], node.output, name=node.name))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        ):
+            nodes.append(helper.make_node(kind, inputs, [output], name=f"{node.name}.{number}"))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _stored_as(tensor: Any, dtype: int, name: str) -> Any:
