@@ -166,7 +166,7 @@ def _without_hard_swish(model: onnx.ModelProto) -> None:
     taken = {*(tensor.name for tensor in graph.initializer), *(v.name for v in graph.value_info)}
     three, zero, six, sixth = (free_name(f"hard_swish.{n}", taken) for n in ("3", "0", "6", "1_6"))
     for name, value in ((three, 3.0), (zero, 0.0), (six, 6.0), (sixth, 1 / 6)):
-        graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     kinds = {value.name: value for value in graph.value_info}
     nodes: list[Any] = []
     for node in graph.node:
