@@ -108,7 +108,8 @@ def check_graph(
         raise ExportError(
             f"The exported graph gives other answers in batches of 1, 2 and 5 than in one batch of "
             f"{len(images)}: they differ by {batch_difference:.2g} of the largest logit. A layer "
-            "mixes the images of a batch; nothing was written."
+            f"mixes the images of a batch, or {engine.name} computes this graph wrongly for some "
+            "sizes (another --engine tells which); nothing was written."
         )
     return Checks(engine.name, len(images), symbolic, difference, batch_difference)
 

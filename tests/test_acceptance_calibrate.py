@@ -76,5 +76,5 @@ def test_what_was_promised_on_one_half_holds_on_the_other(
     capsys.readouterr()
     told = ["verify", str(bundle), "--data", str(choose), "--html", str(tmp_path / "no.html")]
     assert run(app, told) == 2
-    assert "chose the fix of ckpt.ltd" in capsys.readouterr().err
+    assert "chose the fix or the precision of ckpt.ltd" in capsys.readouterr().err
     assert not (tmp_path / "no.html").exists()

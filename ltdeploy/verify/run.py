@@ -226,10 +226,10 @@ class _ImagesThatChose:
         self._found += [self._dataset.identifier(int(i)) for i in batch.indices[shared]]
         if len(self._found) > _MOST_SHARED * len(self._dataset):
             raise DataError(
-                f"{self._dataset.name} holds images that chose the fix of {self._side.name} "
-                f"({int(shared.sum())} of the {len(shared)} looked at just now, the first is "
-                f"{self._found[0]}); a figure measured on them would flatter it. Verify on images "
-                "that were not given to --val of 'calibrate' or 'export'."
+                f"{self._dataset.name} holds images that chose the fix or the precision of "
+                f"{self._side.name} ({int(shared.sum())} of the {len(shared)} looked at just now, "
+                f"the first is {self._found[0]}); a figure measured on them would flatter it. Verify "
+                "on images that were not given to --val of 'calibrate' or 'export'."
             )
         return shared
 
@@ -238,6 +238,6 @@ class _ImagesThatChose:
         if not self._found:
             return ""
         return (
-            f"{len(self._found)} images that chose the fix of {self._side.name} were left out, the "
-            f"first is {self._found[0]}"
+            f"{len(self._found)} images that chose the fix or the precision of {self._side.name} "
+            f"were left out, the first is {self._found[0]}"
         )

@@ -610,7 +610,7 @@ def test_from_a_checkpoint_to_a_verified_bundle(
     assert json.loads((tmp_path / "v.json").read_text())["verdict"] == "pass"
     code, _, error = cli("verify", "a.ltd", "--data", val, "--html", "w.html")
     assert code == 2
-    assert "chose the fix of a.ltd" in error
+    assert "chose the fix or the precision of a.ltd" in error
     assert not (tmp_path / "w.html").exists()
 
     other = write_checkpoint(tmp_path / "other.pt", seed=5, train_counts=TRAINED_ON)

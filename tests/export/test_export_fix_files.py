@@ -87,7 +87,7 @@ def test_it_is_used_as_it_stands_and_its_images_are_refused(
     assert (selected.name, selected.images, selected.objective) == ("val", 3, "few")
     assert selected.notes == ("chosen with care",)
     np.testing.assert_array_equal(opened.selection_hashes(), np.sort(hashes))
-    with pytest.raises(DataError, match=r"chose the fix of a\.ltd \(1 of the 12"):
+    with pytest.raises(DataError, match=r"chose the fix or the precision of a\.ltd \(1 of the 12"):
         verify_bundle(opened, data, reference=model.source.path)
 
 
