@@ -227,9 +227,9 @@ class _ImagesThatChose:
         if len(self._found) > _MOST_SHARED * len(self._dataset):
             raise DataError(
                 f"{self._dataset.name} holds images that chose the fix or the precision of "
-                f"{self._side.name} ({int(shared.sum())} of the {len(shared)} looked at just "
-                f"now, the first is {self._found[0]}); a figure measured on them would flatter it. Verify "
-                "on images that were not given to --val of 'calibrate' or 'export'."
+                f"{self._side.name} ({int(shared.sum())} of the {len(shared)} looked at just now, "
+                f"the first is {self._found[0]}); a figure measured on them would flatter it. "
+                "Verify on images that were not given to --val of 'calibrate' or 'export'."
             )
         return shared
 
