@@ -26,6 +26,9 @@ def require_finite(
 ) -> None:
     """Raise if a graph gives NaN or infinity for any of a few images, naming the first such node.
 
+    An engine that computes float16 in float32, as those on CPUs do, shows no overflow: there the
+    range check of :mod:`.ranges` is what finds it.
+
     Parameters
     ----------
     images : array of shape (K, H, W, 3), uint8.

@@ -30,8 +30,11 @@ def computes(engine: str, precision: Precision) -> bool:
     """
     if precision in ("fp32", "int8"):
         return True
-    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return engine == OpenVinoEngine.name and precision.upper() in able
+    if engine != OpenVinoEngine.name:
+        return False
+    return precision.upper() in import_openvino().Core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    )
 
 
 def graph_opener(engine: str, precision: Precision) -> OpenGraph:

@@ -103,7 +103,11 @@ def _told(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) -> st
         how = f"with {count} of {layers} layers restored to float32"
     lost = -round(figures["difference"] or 0.0, 2)
     named = "all classes together" if tail == "overall" else f"the {tail} group"
-    cost = f"costs {named} nothing measurable" if lost == 0 else f"costs {named} {lost:.2f} points"
+    cost = f"costs {named} {lost:.2f} points"
+    if lost == 0:
+        cost = f"costs {named} nothing measurable"
+        if chosen["verdict"] != "pass":  # too few images to measure it
+            cost = f"leaves {named} where it was on these images"
     if lost < 0:
         cost = f"gives {named} {-lost:.2f} points more"
     return (

@@ -120,8 +120,8 @@ def trials(result: Mapping[str, Any]) -> str:
         "no layer was ranked."
         if len(made) == 1
         else "The worst layers are restored, twice as many each time, until a graph is accepted; "
-        "then the fewest that do are found by halving. Accepted is what the gate passes, or cannot "
-        "decide on while no group loses half the margin."
+        "then the fewest of that ranking are found by halving. Accepted is what the gate passes, "
+        "or cannot decide on while no group loses more than half the margin or one standard error."
     )
     return f"""<section aria-labelledby="trials"><h2 id="trials">Every division that was tried</h2>
 <p class="lead">{lead} Differences are in points of class-averaged accuracy against float32; the

@@ -108,6 +108,14 @@ def test_gain_and_nothing_are_not_told_as_losses(difference: float, words: str) 
     assert words in text_of(result_of([(0, difference)], 0))
 
 
+def test_an_undecided_gate_is_not_told_as_no_loss() -> None:
+    result = result_of([(0, 0.001)], 0)
+    result["lowering"]["trials"][0]["verdict"] = "inconclusive"
+    told = text_of(result)
+    assert "leaves the few group where it was on these images" in told
+    assert "nothing measurable" not in told
+
+
 def test_the_rarest_group_that_has_images_is_the_tail() -> None:
     result = single()
     nothing = dict.fromkeys(result["lowering"]["trials"][0]["groups"]["few"])

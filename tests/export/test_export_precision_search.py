@@ -304,4 +304,15 @@ def test_no_gate_where_the_engine_computes_something_else(checkpoint: Path, tmp_
     assert not exported.lowered.checked
     assert exported.lowered.entry.gate is None
     assert computes("openvino-cpu", "int8")
+
+
+def test_openvino_is_not_needed_to_say_what_onnx_runtime_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise AssertionError("openvino was asked for")
+
+    monkeypatch.setattr("ltdeploy.export.precision.open_graph.import_openvino", missing)
+    with pytest.raises(AssertionError, match="asked for"):
+        computes("openvino-cpu", "bf16")
     assert not computes("onnxruntime-cpu", "fp16")
