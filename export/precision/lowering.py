@@ -176,7 +176,16 @@ def lower(
         lowered = recipe.make(())
         require_finite(lowered, open_graph, samples)
     else:
-        gate = _gate(recipe.whole, request, classes, preprocessing, jpeg_scaling, open_graph, track)
+        gate = _gate(
+            recipe.whole,
+            request.gate,
+            request.margin,
+            classes,
+            preprocessing,
+            jpeg_scaling,
+            open_graph,
+            track,
+        )
         require_finite(recipe.make(()), open_graph, gate.tail[0])
         found = search(
             recipe.make,
@@ -256,15 +265,14 @@ def _name_of(open_graph: OpenGraph, model: onnx.ModelProto) -> str:
 
 def _gate(
     whole: onnx.ModelProto,
-    request: PrecisionRequest,
+    dataset: Dataset,
+    margin: float,
     classes: ClassTable,
     preprocessing: Preprocessing,
     jpeg_scaling: bool,
     open_graph: OpenGraph,
     track: Tracker,
 ) -> GateRun:
-    dataset = request.gate
-    assert dataset is not None
     labels = align_labels(dataset, classes)
     engine: Engine = OnnxRuntimeEngine(whole.SerializeToString())
     try:
@@ -280,7 +288,7 @@ def _gate(
         replace(preprocessing, jpeg_scaling=jpeg_scaling),
         reference,
         open_graph,
-        request.margin,
+        margin,
         track,
     )
 

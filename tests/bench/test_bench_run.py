@@ -246,7 +246,8 @@ def test_a_process_does_not_take_modules_from_the_folder_it_is_in(
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
-    EngineProcess(bundle_path, "onnxruntime", 1, inputs).close()
+    with EngineProcess(bundle_path, "onnxruntime", 1, inputs) as process:
+        assert process.name == "onnxruntime-cpu"
 
 
 def test_not_finite_logits_are_not_worth_timing(

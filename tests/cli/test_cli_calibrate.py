@@ -14,28 +14,11 @@ import numpy as np
 import pytest
 from samples import draw_photo, write_checkpoint
 
-from ltdeploy.cli.main import app
-from ltdeploy.cli.runtime import run
 from ltdeploy.fixes import read_fix_file
 
 COUNTS = [500, 200, 120, 60, 30, 20, 12, 6, 4, 2]
 TRAINED_ON = [9, 7, 5, 4, 3, 2]
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run ``calibrate`` or another command in an empty folder; return code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LTDEPLOY_CACHE", str(tmp_path / "kept"))
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run(app, [str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return call
 
 
 def drawn(counts: list[int] | None = None, images_per_class: int = 12) -> dict[str, Any]:

@@ -11,22 +11,13 @@ import pytest
 from samples import draw_photo
 
 from ltdeploy.bundle import open_bundle
-from ltdeploy.cli.main import app
-from ltdeploy.cli.runtime import run
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cli(
-    tmp_path: Path,
-    checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Cli:
-    """Run a command in a folder with ckpt.pt, train/ and val/; return code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LTDEPLOY_CACHE", str(tmp_path / "kept"))
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, checkpoint: Path) -> None:
+    """Lay out ckpt.pt, train/ and val/, three pictures of each class."""
     shutil.copy(checkpoint, tmp_path / "ckpt.pt")
     for split, first in (("train", 0), ("val", 100)):
         for label in range(6):
@@ -35,14 +26,6 @@ def cli(
             for number in range(3):
                 photo = draw_photo(first + 10 * label + number, 32, 32)
                 photo.save(folder / f"{number}.png")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run(app, [str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_a_gated_int8_bundle_with_everything_written(cli: Cli) -> None:
