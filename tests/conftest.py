@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from report_pages import browser, open_report  # noqa: F401  (fixtures)
 from samples import draw_photo, write_checkpoint
+
+from ltdeploy.cli.main import app
+from ltdeploy.cli.runtime import run
 
 # As the command line does: tests share the machine, and waiting threads should not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -59,3 +63,20 @@ def bundle_path(checkpoint: Path) -> Path:
     model = load_checkpoint(checkpoint)
     out = checkpoint.parent / "ckpt.ltd"
     return export_bundle(model, [FixSpec("tau_norm", {"tau": 0.7})], out).bundle.path
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in an empty folder; return its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LTDEPLOY_CACHE", str(tmp_path / "kept"))
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = run(app, [str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return call
