@@ -72,6 +72,11 @@ class Preprocessing:
         _check_choice("interpolation", self.interpolation, get_args(Interpolation))
         if not isinstance(self.jpeg_scaling, bool):
             raise UsageError(f"jpeg_scaling is {self.jpeg_scaling!r}; expected true or false.")
+        if self.jpeg_scaling and self.resize_mode == "none":
+            raise UsageError(
+                "jpeg_scaling has nothing to do where images are not resized (the resize mode is "
+                "'none'); leave it out, or say to what they are resized: --resize PX."
+            )
         if self.resize_px is not None:
             if self.resize_mode == "none":
                 raise UsageError(

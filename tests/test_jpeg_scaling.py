@@ -51,6 +51,11 @@ def test_off_unless_asked_for() -> None:
         Preprocessing.from_dict(FULL.to_dict() | {"jpeg_scaling": "yes"})
 
 
+def test_refused_where_nothing_is_resized() -> None:
+    with pytest.raises(UsageError, match=r"nothing to do where images are not resized.*--resize"):
+        Preprocessing(32, 32, resize_mode="none", jpeg_scaling=True)
+
+
 @pytest.mark.parametrize(
     ("to", "expected"),
     [((36, 72), (80, 40)), ((40, 80), (80, 40)), ((41, 80), (160, 80)), ((161, 320), (320, 160))],

@@ -152,7 +152,10 @@ def resolve(path: Path, parts: Parts, options: LoadOptions) -> Fit:
     best, tried = find_architecture(parts, image_size_px=size, cosine=cosine)
     if best is not None:
         return best
-    missing = ["--arch FAMILY:NAME"]
+    headless = guess_head(parts.tensors) is None
+    missing = [] if headless and parts.arch else ["--arch FAMILY:NAME"]
+    if headless:
+        missing.append("the weights of a head (this file may hold only a feature model)")
     if options.classes is None and parts.train_counts is None:
         missing.append("--classes FILE")
     recorded = f"; the file records the architecture {parts.arch!r}" if parts.arch else ""

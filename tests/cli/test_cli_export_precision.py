@@ -105,6 +105,6 @@ def test_unreadable_calibration_images_are_named(cli: Cli) -> None:
 
 
 def test_scaled_decoding_is_declared_and_measured(cli: Cli) -> None:
-    assert cli("export", "ckpt.pt", "--jpeg-scaling")[0] == 0
+    assert cli("export", "ckpt.pt", "--resize", "36", "--jpeg-scaling")[0] == 0
     assert open_bundle("ckpt.ltd").preprocessing.jpeg_scaling
     assert cli("verify", "ckpt.ltd", "--data", "val")[0] == 0  # no JPEG here: the same pixels
