@@ -36,6 +36,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "UsageError",
     "did_you_mean",
+    "numbered",
 ]
 
 
@@ -86,8 +87,19 @@ class EngineError(LtdeployError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` with a leading space, or an empty string when nothing is close.
 
+    It is a sentence: what stands before it ends with a full stop, and nothing but one follows.
+
     >>> did_you_mean("tua", ["tau", "bias"])
     " Did you mean 'tau'?"
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def numbered(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and what it counts.
+
+    >>> numbered(1, "image"), numbered(1200, "image"), numbered(0, "class", "classes")
+    ('1 image', '1,200 images', '0 classes')
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

@@ -1,14 +1,17 @@
-"""Files of ours: written whole or not at all, and where what can be made again is kept."""
+"""Files of ours: written whole, or not at all, or not any more; and where a cache stands."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["default_cache", "replacing", "write_whole"]
+__all__ = ["cancellable", "check_cancelled", "default_cache", "replacing", "write_whole"]
+
+_CHECK: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
 
 
 def default_cache() -> Path:
@@ -16,6 +19,23 @@ def default_cache() -> Path:
     told = os.environ.get("LTDEPLOY_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(told) if told else Path(base) / "ltdeploy"
+
+
+@contextlib.contextmanager
+def cancellable(check: Callable[[], None]) -> Iterator[None]:
+    """Let ``check`` raise before anything written inside the block takes its place."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
+
+
+def check_cancelled() -> None:
+    """Raise what the work around us raises when it was told to stop; outside of any, nothing."""
+    check = _CHECK.get()
+    if check is not None:
+        check()
 
 
 @contextlib.contextmanager
@@ -45,6 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        check_cancelled()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

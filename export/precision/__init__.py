@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .lowering import Lowered, PrecisionRequest, lower
 from .open_graph import graph_opener
+from .scaling import Scaling, judge_scaling
 from .search import Found, GroupTrade, Trial
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "GroupTrade",
     "Lowered",
     "PrecisionRequest",
+    "Scaling",
     "Trial",
     "graph_opener",
+    "judge_scaling",
     "lower",
 ]

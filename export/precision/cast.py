@@ -27,6 +27,7 @@ __all__ = [
     "LowPrecision",
     "at_least_opset",
     "low_precision_nodes",
+    "ready_for",
     "segments",
     "to_low_precision",
 ]
@@ -94,7 +95,7 @@ def to_low_precision(
     Parameters
     ----------
     model : a float32 classifier with inferred shapes and named nodes; it is not changed.
-    keep : names of nodes that stay in float32.
+    keep : names of nodes of :func:`ready_for` that stay in float32.
 
     Raises
     ------
@@ -104,9 +105,7 @@ def to_low_precision(
     import onnx
     from onnx import TensorProto, helper
 
-    changed = at_least_opset(model, BFLOAT16_OPSET if precision == "bf16" else 1)
-    if precision == "bf16":
-        _without_hard_swish(changed)
+    changed = ready_for(model, precision)
     low = TensorProto.BFLOAT16 if precision == "bf16" else TensorProto.FLOAT16
     layers = GraphLayers(changed)
     lowered = set(low_precision_nodes(layers)).difference(keep)
@@ -152,32 +151,55 @@ def to_low_precision(
     return changed
 
 
+def ready_for(model: onnx.ModelProto, precision: LowPrecision) -> onnx.ModelProto:
+    """Return a copy whose nodes are those that the graph of this precision will have, casts apart.
+
+    What is to stay in float32 is named by these nodes.
+
+    Raises
+    ------
+    ExportError
+        If the graph cannot be brought to the opset that has bfloat16.
+    """
+    if precision == "fp16":
+        return copy.deepcopy(model)
+    ready = at_least_opset(model, BFLOAT16_OPSET)
+    _without_hard_swish(ready)
+    return ready
+
+
 def _without_hard_swish(model: onnx.ModelProto) -> None:
     """Write ``HardSwish(x)`` as ``x · clip(x + 3, 0, 6) / 6``: TensorRT has it in bfloat16 only so.
 
     OpenVINO makes one operation of the four again; of HardSigmoid and a product it does not.
     """
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
+    layers = GraphLayers(model)
     graph = model.graph
-    swishes = [node for node in graph.node if node.op_type == "HardSwish"]
+    swishes = {
+        n.name for n in graph.node if n.op_type == "HardSwish" and layers.is_float(n.input[0])
+    }
     if not swishes:
         return
-    taken = {*(tensor.name for tensor in graph.initializer), *(v.name for v in graph.value_info)}
+    taken = {*layers.stored, *layers.dtypes, *layers.producers}
+    named = set(layers.nodes)
     three, zero, six, sixth = (free_name(f"hard_swish.{n}", taken) for n in ("3", "0", "6", "1_6"))
     for name, value in ((three, 3.0), (zero, 0.0), (six, 6.0), (sixth, 1 / 6)):
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-    kinds = {value.name: value for value in graph.value_info}
     nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type != "HardSwish":
+        if node.name not in swishes:
             nodes.append(node)
             continue
         given, made = node.input[0], node.output[0]
-        shifted, clipped, product = (f"{made}.{step}" for step in ("shifted", "clipped", "product"))
-        for name in (shifted, clipped, product):
-            graph.value_info.append(kinds[made])
-            graph.value_info[-1].name = name
+        steps = ("shifted", "clipped", "product")
+        shifted, clipped, product = (free_name(f"{made}.{step}", taken) for step in steps)
+        for name in (shifted, clipped, product, made):
+            if name not in layers.dtypes:
+                graph.value_info.append(
+                    helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+                )
         for number, (kind, inputs, output) in enumerate(
             (
                 ("Add", [given, three], shifted),
@@ -186,7 +208,8 @@ def _without_hard_swish(model: onnx.ModelProto) -> None:
                 ("Mul", [product, sixth], made),
             )
         ):
-            nodes.append(helper.make_node(kind, inputs, [output], name=f"{node.name}.{number}"))
+            name = free_name(f"{node.name}.{number}", named)
+            nodes.append(helper.make_node(kind, inputs, [output], name=name))
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -14,22 +14,66 @@ from ltdeploy.arrays import FloatArray
 from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import Dataset
 from ltdeploy.engines import Engine
+from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from ltdeploy.errors import DataError
 from ltdeploy.images import load_prepared
 from ltdeploy.inference import Logits, batch_size_for, collect_logits
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 from ltdeploy.verify.assess import Accumulator
-from ltdeploy.verify.result import VerifyResult
+from ltdeploy.verify.result import VerifyResult, name_some
 
 from .damage import tail_images
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GateRun", "OpenGraph"]
+__all__ = ["GateRun", "OpenGraph", "float32_logits", "on_onnxruntime"]
 
 OpenGraph = Callable[["onnx.ModelProto"], Engine]
 _RANKING_IMAGES = 256
+
+
+def on_onnxruntime(model: onnx.ModelProto) -> Engine:
+    """Load a graph into ONNX Runtime's CPU engine, which is what float32 answers come from."""
+    return OnnxRuntimeEngine(model.SerializeToString())
+
+
+def float32_logits(
+    model: onnx.ModelProto,
+    dataset: Dataset,
+    labels: npt.NDArray[np.int64],
+    classes: ClassTable,
+    preprocessing: Preprocessing,
+    track: Tracker = silent,
+) -> Logits:
+    """Return the float32 graph's answers to the images that a gate is to run on.
+
+    Parameters
+    ----------
+    labels : array of shape (N,), aligned to ``classes``.
+
+    Raises
+    ------
+    DataError
+        If no image of the rarest group is among them: what that group loses would not be seen.
+    """
+    engine = on_onnxruntime(model)
+    try:
+        logits = collect_logits(
+            engine, dataset, labels, preprocessing, track=track, label="gate, float32"
+        )
+    finally:
+        engine.close()
+    rarest = next(name for name in reversed(classes.rule.names) if len(classes.members(name)))
+    members = classes.members(rarest)
+    if not np.isin(logits.labels, members).any():
+        raise DataError(
+            f"{dataset.name} has no image of the {rarest} group, the rarest of this model, so what "
+            "that group loses could not be seen. Give --val images of its "
+            f"{len(members)} classes: {name_some([classes.names[label] for label in members])}."
+        )
+    return logits
 
 
 @dataclass(eq=False)
@@ -54,7 +98,13 @@ class GateRun:
     track: Tracker = silent
 
     def judge(self, model: onnx.ModelProto, label: str) -> VerifyResult:
-        """Run a graph on all images and return what ``verify`` would say of it."""
+        """Run a graph on all images and return what ``verify`` would say of it.
+
+        Raises
+        ------
+        DataError
+            If other images are readable now than when the reference ran.
+        """
         engine = self.open_graph(model)
         try:
             answers = collect_logits(
@@ -67,6 +117,11 @@ class GateRun:
             )
         finally:
             engine.close()
+        if not np.array_equal(answers.indices, self.reference.indices):
+            raise DataError(
+                f"An image of {self.dataset.name} was readable once and unreadable later; the two "
+                "graphs would be compared on different images. Run the same command again."
+            )
         compared = Accumulator(self.classes)
         compared.update(
             answers.labels, self.reference.logits, answers.logits, indices=answers.indices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,19 @@ from ltdeploy import __version__
 from ltdeploy._optional import installed_version
 from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import Dataset, align_labels
-from ltdeploy.engines import Engine
-from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from ltdeploy.errors import UsageError
-from ltdeploy.inference import collect_logits
+from ltdeploy.inference import fingerprints
 from ltdeploy.manifest import CalibrationEntry, GateEntry, LoweringEntry, Precision
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 from ltdeploy.verify.gate import check_margin
 
-from .gate_run import GateRun, OpenGraph
+from .gate_run import GateRun, OpenGraph, float32_logits
 from .non_finite import require_finite
 from .open_graph import computes
 from .ranges import LargeTensor, largest_values, out_of_range
 from .recipe import Recipe, cast_recipe, int8_recipe
-from .sampling import CalibrationImages, read_balanced
+from .sampling import read_balanced
 from .search import Found, Journal, search
 from .trade import TradeRow, measure_trade
 
@@ -46,8 +44,9 @@ class PrecisionRequest:
 
     Parameters
     ----------
-    precision : of the layers between stem and head.
-    calibration : training images; int8 takes its ranges from them, fp16 checks its range on them.
+    precision : of all layers but the head, and for int8 but the first.
+    calibration : training images; int8 takes its ranges from them, fp16 checks its range on them,
+        or without them on images of ``gate``.
     calibration_images : how many of them, as many of each class as there are.
     gate : labelled images that the gate runs on; None applies the recipe ungated.
     engine : what the graph is run on while it is chosen.
@@ -89,7 +88,7 @@ class Lowered:
     ----------
     entry : what the manifest says of it.
     found : the search, where the gate ran.
-    seen : fingerprints of the images that the gate ran on, array of shape (K,), uint64.
+    seen : fingerprints of the gate's images that had a part in it, array of shape (K,), uint64.
     large : tensors that float16 cannot hold.
     unreadable : images of calibration or gate that could not be used, and why.
     trade : speed of every division that was tried, those with fewer restored layers first.
@@ -142,7 +141,6 @@ def lower(
     open_graph: OpenGraph,
     samples: npt.NDArray[np.uint8],
     *,
-    jpeg_scaling: bool = False,
     track: Tracker = silent,
 ) -> Lowered:
     """Bring a cleaned-up float32 graph to another precision.
@@ -150,10 +148,10 @@ def lower(
     Parameters
     ----------
     model : the fix inside, shapes inferred, nodes named.
+    preprocessing : of the bundle; the gate's float32 side decodes in the same way, so that what
+        scaled decoding costs (:mod:`.scaling`) is not taken for what precision costs.
     open_graph : loads a graph of that precision into the engine that is to run it.
-    samples : array of shape (K, H, W, 3), uint8: images at hand where no calibration is given.
-    jpeg_scaling : whether the bundle will decode JPEG files scaled; the gate's float32 side does
-        not.
+    samples : array of shape (K, H, W, 3), uint8: images at hand where no others are given.
 
     Raises
     ------
@@ -162,14 +160,21 @@ def lower(
         layers passes the gate in time.
     DataError, EngineError
     """
-    calibration = _calibration(request, classes, preprocessing)
+    source = _calibration_source(request)
+    calibration = (
+        None
+        if source is None
+        else read_balanced(
+            source, align_labels(source, classes), preprocessing, request.calibration_images
+        )
+    )
     images = samples if calibration is None else calibration.images
     recipe = _recipe(model, request, images)
     engine = _name_of(open_graph, recipe.make(()))
     unreadable = list(calibration.unreadable) if calibration is not None else []
     found: Found | None = None
     trade: tuple[TradeRow, ...] = ()
-    seen = np.empty(0, dtype=np.uint64)
+    seen = fingerprints(images if source is not None and source is request.gate else images[:0])
     gated: GateEntry | None = None
     checked = computes(engine, request.precision)
     if request.gate is None or not checked:
@@ -182,7 +187,6 @@ def lower(
             request.margin,
             classes,
             preprocessing,
-            jpeg_scaling,
             open_graph,
             track,
         )
@@ -212,11 +216,11 @@ def lower(
         restored=restored,
         low_share=recipe.low_share(restored),
         calibration=None
-        if calibration is None or request.calibration is None
+        if calibration is None or source is None
         else CalibrationEntry(
-            name=request.calibration.name,
+            name=source.name,
             images=len(calibration.images),
-            classes=len(np.unique(align_labels(request.calibration, classes)[calibration.indices])),
+            classes=len(np.unique(align_labels(source, classes)[calibration.indices])),
         ),
         gate=gated,
     )
@@ -238,13 +242,16 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _calibration(
-    request: PrecisionRequest, classes: ClassTable, preprocessing: Preprocessing
-) -> CalibrationImages | None:
-    if request.calibration is None or request.precision == "bf16":  # it has float32's range
+def _calibration_source(request: PrecisionRequest) -> Dataset | None:
+    """Return the data that ranges are measured on; None where there are none to measure, or none.
+
+    The gate's images serve fp16 too: that a number is too large shows on any photograph.
+    """
+    if request.precision == "bf16":  # it has float32's range
         return None
-    labels = align_labels(request.calibration, classes)
-    return read_balanced(request.calibration, labels, preprocessing, request.calibration_images)
+    if request.precision == "fp16" and request.calibration is None:
+        return request.gate
+    return request.calibration
 
 
 def _recipe(
@@ -269,28 +276,12 @@ def _gate(
     margin: float,
     classes: ClassTable,
     preprocessing: Preprocessing,
-    jpeg_scaling: bool,
     open_graph: OpenGraph,
     track: Tracker,
 ) -> GateRun:
     labels = align_labels(dataset, classes)
-    engine: Engine = OnnxRuntimeEngine(whole.SerializeToString())
-    try:
-        reference = collect_logits(
-            engine, dataset, labels, preprocessing, track=track, label="gate, float32"
-        )
-    finally:
-        engine.close()
-    return GateRun(
-        dataset,
-        labels,
-        classes,
-        replace(preprocessing, jpeg_scaling=jpeg_scaling),
-        reference,
-        open_graph,
-        margin,
-        track,
-    )
+    reference = float32_logits(whole, dataset, labels, classes, preprocessing, track)
+    return GateRun(dataset, labels, classes, preprocessing, reference, open_graph, margin, track)
 
 
 def _journal_path(

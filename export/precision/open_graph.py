@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ltdeploy.engines import Engine, parse_engine
-from ltdeploy.engines.choice import candidates, refusal
+from ltdeploy.engines.choice import candidates, computes, refusal
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
-from ltdeploy.engines.openvino_engine import OpenVinoEngine, import_openvino
+from ltdeploy.engines.openvino_engine import OpenVinoEngine
 from ltdeploy.errors import ExportError
 from ltdeploy.manifest import Precision
 
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["computes", "graph_opener"]
 
 _ON_CPU: dict[str, Any] = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
-
-
-def computes(engine: str, precision: Precision) -> bool:
-    """Tell whether an engine on this CPU rounds as a precision does; others compute it in float32.
-
-    Parameters
-    ----------
-    engine : the name that it gave itself.
-    """
-    if precision in ("fp32", "int8"):
-        return True
-    if engine != OpenVinoEngine.name:
-        return False
-    return precision.upper() in import_openvino().Core().get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    )
 
 
 def graph_opener(engine: str, precision: Precision) -> OpenGraph:

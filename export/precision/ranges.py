@@ -1,10 +1,10 @@
-"""Which nodes cannot compute in float16: their numbers are too large for it."""
+"""Which nodes cannot compute in float16: their numbers are too large for it, or too small."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,10 @@ FLOAT16_LIMIT = FLOAT16_MAX / 4
 
 @dataclass(frozen=True)
 class LargeTensor:
-    """A tensor whose values float16 cannot hold safely; ``largest`` is its greatest magnitude."""
+    """A tensor whose values float16 cannot hold safely; ``largest`` is its greatest magnitude.
+
+    Either that is too large, or the tensor is a constant of which nothing but zeros would be left.
+    """
 
     tensor: str
     largest: float
@@ -81,13 +84,29 @@ def out_of_range(
     """Return the nodes that must stay in float32, and the tensors that are why.
 
     A tensor that is too large keeps the node that makes it and all that read it: a cast to float16
-    between the two would be infinite.
+    between the two would be infinite. So does the sum that a constant too small is part of: the
+    ``ε`` of a norm written out, 1e-12, keeps what would be divided by zero.
     """
-    large = {name: value for name, value in largest.items() if not value <= limit}
     layers = GraphLayers(model)
+    tiny = {name: largest[name] for name in largest if _vanishes(layers.stored.get(name))}
+    large = {name: value for name, value in largest.items() if not value <= limit} | tiny
+    lowered = [layers.nodes[name] for name in low_precision_nodes(layers)]
+    around = {
+        name for node in lowered if not tiny.keys().isdisjoint(node.input) for name in node.output
+    }
+    around |= large.keys()
     kept = tuple(
-        name
-        for name in low_precision_nodes(layers)
-        if not large.keys().isdisjoint((*layers.nodes[name].input, *layers.nodes[name].output))
+        node.name for node in lowered if not around.isdisjoint((*node.input, *node.output))
     )
     return kept, tuple(LargeTensor(name, value) for name, value in sorted(large.items()))
+
+
+def _vanishes(tensor: Any) -> bool:
+    """Whether a stored tensor has other values than zero, and float16 makes zeros of them all."""
+    from onnx import numpy_helper
+
+    if tensor is None:
+        return False
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        return bool(values.any() and not values.astype(np.float16).any())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ltdeploy.errors import ExportError
 
-from .cast import BFLOAT16_OPSET, LowPrecision, at_least_opset, segments, to_low_precision
+from .cast import LowPrecision, at_least_opset, ready_for, segments, to_low_precision
 from .layers import GraphLayers
 from .quantise import measure_ranges, quantise
 from .ranges import LargeTensor
@@ -73,14 +73,15 @@ def cast_recipe(
 
     Parameters
     ----------
-    too_large : nodes that are float32 whatever is restored, for the tensors ``large``.
+    too_large : nodes that are float32 whatever is restored, for the tensors ``large``; of a float16
+        graph, whose nodes are those of ``model``.
 
     Raises
     ------
     ExportError
         If there is nothing to cast.
     """
-    whole = at_least_opset(model, BFLOAT16_OPSET if precision == "bf16" else 1)
+    whole = ready_for(model, precision)
     parts = segments(GraphLayers(whole))
     layers = tuple(parts)
     _require_some(layers)

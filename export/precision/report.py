@@ -61,7 +61,7 @@ def _banner(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) -> 
     told = _told(result, chosen, tail)
     verdict = chosen["verdict"]
     signs = mark(verdict, f"Gate: {VERDICTS[verdict].lower()}")
-    notes = _notes(result, verdict)
+    notes = _notes(result, chosen)
     if notes:
         signs += mark("warned", f"{len(notes)} {'note' if len(notes) == 1 else 'notes'}")
     changes = [
@@ -116,13 +116,14 @@ def _told(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) -> st
     )
 
 
-def _notes(result: Mapping[str, Any], verdict: str) -> list[str]:
+def _notes(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
     """Return what a reader should know before trusting the choice."""
     lowering, notes = result["lowering"], []
-    if verdict != "pass":
+    if chosen["verdict"] != "pass":
+        why = "; ".join(tables.uncovered(chosen["groups"])) or "there are too few images"
         notes.append(
-            "The gate cannot decide on so few images; verify the bundle on more with "
-            "ltdeploy verify BUNDLE --data DATA."
+            f"The gate cannot decide: {why}; verify the bundle on more with ltdeploy verify BUNDLE "
+            "--data DATA."
         )
     if not lowering["fewest"]:
         notes.append(
@@ -135,8 +136,8 @@ def _notes(result: Mapping[str, Any], verdict: str) -> list[str]:
         more = len(large) - _LARGE_SHOWN
         rest = f" and {more} more" if more > 0 else ""
         notes.append(
-            "Kept in float32 whatever the gate says, because their values come near to or pass "
-            f"what {result['precision']} holds: {shown}{rest}."
+            f"Kept in float32 whatever the gate says, because {result['precision']} cannot hold "
+            f"their values, or not with room to spare: {shown}{rest}."
         )
     if result["unreadable"]:
         count = result["unreadable"]
@@ -198,6 +199,17 @@ def _provenance(result: Mapping[str, Any]) -> dict[str, str]:
         told["Calibration images"] = (
             f"{whole(calibration['images'])} of {calibration['name']}, balanced over "
             f"{whole(calibration['classes'])} classes"
+        )
+    scaling = result.get("scaling")
+    if scaling is not None:
+        lost = ", ".join(
+            f"{name} {signed(group['difference'])}"
+            for name, group in scaling["groups"].items()
+            if group["difference"] is not None
+        )
+        told["Scaled decoding"] = (
+            f"of JPEG files, in both graphs of the gate; alone, in float32, it costs {lost} points "
+            f"(gate: {VERDICTS[scaling['verdict']].lower()})"
         )
     told["Engine"] = f"{lowering['engine']}{asked}"
     told["Speed"] = (

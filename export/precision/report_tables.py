@@ -6,10 +6,21 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ltdeploy.verify.gate import covers_half
 from ltdeploy.webpage.pieces import IntervalScale, mark, number, signed, small, tint, whole
 from ltdeploy.webpage.sections import terms
 
-__all__ = ["VERDICTS", "damage", "groups", "interval", "megabytes", "restored", "tail_of", "trials"]
+__all__ = [
+    "VERDICTS",
+    "damage",
+    "groups",
+    "interval",
+    "megabytes",
+    "restored",
+    "tail_of",
+    "trials",
+    "uncovered",
+]
 
 VERDICTS = {"pass": "Pass", "fail": "Fail", "inconclusive": "Undecided"}
 _LAYERS_SHOWN, _BELOW_THE_CUT = 30, 5
@@ -33,7 +44,8 @@ _TRIAL_TERMS = [
     (
         "In float32",
         "Layers that were put back from low precision, those first that hurt the images of rare "
-        "classes most. The first layer and the last are always in float32 and not counted.",
+        "classes most. The head, and in int8 the first layer, are always in float32 and not "
+        "counted.",
     ),
     (
         "Speed",
@@ -74,6 +86,25 @@ def interval(figures: Mapping[str, Any]) -> str:
     if figures["ci_low"] is None or figures["ci_high"] is None:
         return "not known"
     return f"{signed(figures['ci_low'])} … {signed(figures['ci_high'])}"
+
+
+def uncovered(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return of which groups too few classes have images for the gate to decide, as words.
+
+    >>> uncovered({"few": {"classes": 9, "classes_without_images": 5}})
+    ['only 4 of the 9 few classes have images, too few to speak for the group']
+    """
+    told = []
+    for name, group in figures.items():
+        classes = group.get("classes", 0)
+        measured = classes - group.get("classes_without_images", 0)
+        if name != "overall" and not covers_half(measured, classes):
+            some = f"only {whole(measured)}" if measured else "none"
+            told.append(
+                f"{some} of the {whole(classes)} {name} classes have images, too few to speak for "
+                "the group"
+            )
+    return told
 
 
 def groups(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:

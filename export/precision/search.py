@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,14 +33,17 @@ from .gate_run import GateRun
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Found", "GroupTrade", "Journal", "Trial", "search"]
+__all__ = ["Found", "GroupTrade", "Journal", "Trial", "search", "trial_of"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class GroupTrade:
-    """One group under a trial: class-averaged accuracy in percent, difference in points."""
+    """One group under a trial: class-averaged accuracy in percent, difference in points.
+
+    ``classes_without_images`` of its ``classes`` are in no figure.
+    """
 
     reference: float | None
     candidate: float | None
@@ -47,6 +51,8 @@ class GroupTrade:
     ci_low: float | None
     ci_high: float | None
     verdict: str | None
+    classes: int
+    classes_without_images: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Journal:
     trials: dict[int, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return
         try:
             told = json.loads(self.path.read_text(encoding="utf-8"))
@@ -125,10 +131,10 @@ class Journal:
                 trials = {int(count): _trial(entry) for count, entry in told["trials"].items()}
                 self.damage, self.trials = damage, trials
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            pass  # a damaged journal costs its measurements and nothing else: they are made again
+            pass  # none yet; a damaged one costs its measurements alone: they are made again
 
     def save(self) -> None:
-        """Write what is known."""
+        """Write what is known; where that fails, warn once and keep nothing from then on."""
         if self.path is None:
             return
         told = {
@@ -136,8 +142,17 @@ class Journal:
             "damage": self.damage,
             "trials": {str(count): asdict(trial) for count, trial in self.trials.items()},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(told).encode())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(told).encode())
+        except OSError as error:
+            warnings.warn(
+                f"{self.path} cannot be written ({error.strerror or error}): this search cannot be "
+                "resumed if it is cut off. LTDEPLOY_CACHE names another folder.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.path = None
 
 
 def search(
@@ -174,7 +189,7 @@ def search(
             graph = make(frozenset(order[:count]))
             told = f"gate, {count} restored" if count else "gate"
             result = gate.judge(graph, told)
-            journal.trials[count] = _summary(result, tuple(order[:count]), graph.ByteSize())
+            journal.trials[count] = trial_of(result, tuple(order[:count]), graph.ByteSize())
             journal.save()
         return journal.trials[count]
 
@@ -256,7 +271,8 @@ def _ranking(
     return sorted(layers, key=lambda name: -journal.damage[name])
 
 
-def _summary(result: VerifyResult, restored: tuple[str, ...], size_bytes: int) -> Trial:
+def trial_of(result: VerifyResult, restored: tuple[str, ...], size_bytes: int) -> Trial:
+    """Return what is kept of a gate's result."""
     groups = {
         name: GroupTrade(
             reference=group.reference,
@@ -265,6 +281,8 @@ def _summary(result: VerifyResult, restored: tuple[str, ...], size_bytes: int) -
             ci_low=group.ci_low,
             ci_high=group.ci_high,
             verdict=group.verdict,
+            classes=group.classes,
+            classes_without_images=group.classes_without_images,
         )
         for name, group in {"overall": result.overall, **result.groups}.items()
     }

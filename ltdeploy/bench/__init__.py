@@ -5,6 +5,13 @@ from __future__ import annotations
 from .report import render_report
 from .result import BenchResult, sentence
 from .rounds import BenchOptions
-from .run import run_bench
+from .run import open_classifiers, run_bench
 
-__all__ = ["BenchOptions", "BenchResult", "render_report", "run_bench", "sentence"]
+__all__ = [
+    "BenchOptions",
+    "BenchResult",
+    "open_classifiers",
+    "render_report",
+    "run_bench",
+    "sentence",
+]

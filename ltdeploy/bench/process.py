@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from ..errors import EngineError
 __all__ = ["EngineProcess"]
 
 _PATIENCE_S = 5.0
+# An engine that hangs must not hang the run. Opening may build one, and a warm-up has many runs.
+_LIMIT_S = 3600.0
+_LIMITS_S = {"turn": 600.0}
 
 
 class EngineProcess:
@@ -72,7 +76,8 @@ class EngineProcess:
         Raises
         ------
         EngineError
-            If the answer is an error, or the process has ended.
+            If the answer is an error, the process has ended, or it is ended for giving no answer
+            in ten minutes, or in an hour where it opens or warms up.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -80,6 +85,13 @@ class EngineProcess:
         with contextlib.suppress(BrokenPipeError):  # it has ended: said below
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
+            limit_s = _LIMITS_S.get(str(question["do"]), _LIMIT_S)
+            if not select.select([self._process.stdout], [], [], limit_s)[0]:
+                self._process.kill()
+                raise EngineError(
+                    f"The process that ran {self._engine} gave no answer in {limit_s:g} s and was "
+                    "ended. Try a smaller --batch, or leave the engine out."
+                )
             line = self._process.stdout.readline()
         if not line:
             raise EngineError(self._last_words())

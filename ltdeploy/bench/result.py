@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import numbered
 from ..metrics import Figure
 from ..webpage.pieces import signed
 from .accuracy import Accuracy
@@ -192,29 +193,34 @@ def points(figure: Figure) -> str:
 
 
 def sentence(result: BenchResult) -> str:
-    """Say which is the fastest at one batch size and number of threads, and what it costs.
+    """Say which is the fastest of all that was measured, where, and what it costs.
 
-    Of the largest batch and most threads at which most contestants were measured: after Ctrl-C the
-    fastest may lack the last. The cost is what it does to the rarest group, and any other group
-    that clearly loses by it.
+    One that failed on the way, or was not stable after its warm-up, is not named. A factor over the
+    first is named where both were stable and their ratio's range does not hold 1. The cost is what
+    it does to the rarest group, and any other group that clearly loses by it.
     """
-
-    def at(cell: tuple[int, int]) -> Sequence[tuple[str, Contestant, Speed]]:
-        return [
-            (label, one, speed)
-            for label, one in zip(result.labels(), result.contestants, strict=True)
-            if (speed := one.speed_at(*cell)) is not None
-        ]
-
-    batch, threads = max(result.cells, key=lambda cell: (len(at(cell)), *cell))
-    found = at((batch, threads))
-    label, best, speed = max(found, key=lambda item: item[2].images_per_s.value)
-    where = f"batch {batch} and {threads} {'thread' if threads == 1 else 'threads'}"
-    told = f"{short(speed.images_per_s.value)} images/s"
-    if len(found) == 1:
-        return f"{label}: {told} at {where}."
-    ratio = "" if speed.ratio is None else f", {short(speed.ratio.value)} × the first"
-    told = f"At {where} {label} is the fastest with {told}{ratio}"
+    ended = [
+        (label, one, speed)
+        for label, one in zip(result.labels(), result.contestants, strict=True)
+        if one.failure is None
+        for speed in one.speeds
+    ]
+    if not ended:
+        return "No engine ran to the end."
+    stable = [item for item in ended if item[2].stable]
+    if not stable:
+        return "Nothing was stable after its warm-up, so none is called the fastest."
+    label, best, speed = max(stable, key=lambda item: item[2].images_per_s.value)
+    images = speed.images_per_s
+    told = (
+        f"{short(images.value)} images/s ({short(images.low)} … {short(images.high)}) at batch "
+        f"{speed.batch} and {numbered(speed.threads, 'thread')}"
+    )
+    if len(ended) == 1:
+        return f"{label}: {told}."
+    alone = len({id(one) for _, one, _ in ended}) == 1
+    told = f"{label} is the fastest: {told}" if not alone else f"{label} is fastest with {told}"
+    told += _factor(result, speed)
     change = None if best.accuracy is None else best.accuracy.change
     if change is None:
         return f"{told}."
@@ -223,3 +229,13 @@ def sentence(result: BenchResult) -> str:
     shown = {} if figure is None else {tail: figure}
     told += "".join(f"; {name} {points(one)}" for name, one in {**shown, **change.lost()}.items())
     return f"{told}."
+
+
+def _factor(result: BenchResult, speed: Speed) -> str:
+    """Return how many times as fast as the first this is, if that can be told."""
+    first = result.first.speed_at(speed.batch, speed.threads)
+    ratio = speed.ratio
+    if ratio is None or first is None or not first.stable or ratio.low <= 1.0 <= ratio.high:
+        return ""
+    ends = f"{short(ratio.low)} … {short(ratio.high)}"
+    return f", {short(ratio.value)} × the first there ({ends})"

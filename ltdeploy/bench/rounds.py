@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bundle import Bundle
+from ..engines import parse_engine
 from ..errors import EngineError, LtdeployError, UsageError
 from ..progress import Tracker
 from .accuracy import Accuracy
@@ -29,7 +30,8 @@ class BenchOptions:
     Parameters
     ----------
     batches : images per run.
-    threads : threads of one run; None takes one, and all cores.
+    threads : threads of one run; None takes what an engine was asked for with (``threads=N``), and
+        of others one, and all cores.
     seconds : measured time of each configuration; slow ones take longer, one run each round.
 
     Raises
@@ -55,10 +57,10 @@ class BenchOptions:
                 f"--seconds is {self.seconds:g}; expected more than 0 and at most 3600."
             )
 
-    @property
-    def all_threads(self) -> tuple[int, ...]:
-        """The numbers of threads, ascending."""
-        return tuple(sorted({*(self.threads or (1, usable_cores()))}))
+    def threads_of(self, engine: str) -> tuple[int, ...]:
+        """Return the numbers of threads to run an engine with, ascending."""
+        own = parse_engine(engine).threads
+        return tuple(sorted({*(self.threads or ((1, usable_cores()) if own is None else (own,)))}))
 
     @property
     def all_batches(self) -> tuple[int, ...]:
@@ -78,6 +80,11 @@ class Entry:
     series: dict[tuple[int, int], Series] = field(default_factory=dict)
     latencies: dict[tuple[int, int], dict[int, list[float]]] = field(default_factory=dict)
     accuracy: Accuracy | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it had a turn; the first entry that had is what all are compared with."""
+        return bool(self.latencies)
 
     def fail(self, error: LtdeployError, *, named: bool) -> None:
         """Keep why it cannot run, or raise where it was asked for by name."""
@@ -111,7 +118,7 @@ def open_all(
         If one that was asked for does not run, or none does.
     """
     running: list[Running] = []
-    wanted = [(entry, threads) for entry in entries for threads in options.all_threads]
+    wanted = [(entry, n) for entry in entries for n in options.threads_of(entry.engine)]
     for entry, threads in track(wanted, total=len(wanted), label="warm-up"):
         if entry.failure is not None:
             continue

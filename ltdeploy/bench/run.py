@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..bundle import Bundle, open_bundle
 from ..datasets import Dataset, Loader, align_labels
 from ..engines import ENGINES
-from ..errors import DataError, EngineError, UsageError
+from ..errors import DataError, EngineError, UsageError, numbered
 from ..progress import Tracker, silent
 from .accuracy import Answers, measure_accuracy
 from .machine import Machine, describe_machine
@@ -25,13 +25,33 @@ from .result import BenchResult, Contestant, points
 from .rounds import ROUNDS, BenchOptions, Entry, open_all, take_turns
 from .speed import Series, speed_of
 
-__all__ = ["run_bench"]
+__all__ = ["open_classifiers", "run_bench"]
 
 _MARGIN = 1.0  # points, as the gate of verify has it by default
 
 
+def open_classifiers(bundles: Sequence[str | os.PathLike[str]]) -> dict[str, Bundle]:
+    """Open bundles that can be measured, by their paths.
+
+    Raises
+    ------
+    BundleError
+    UsageError
+        If there is none, or one is a detector's.
+    """
+    opened = {path: open_bundle(path) for path in map(os.fspath, bundles)}
+    if not opened:
+        raise UsageError("There is no bundle to measure; give at least one folder NAME.ltd.")
+    for path, bundle in opened.items():
+        if bundle.is_detector:
+            raise UsageError(
+                f"{path} is a detector; bench measures classifiers in this version. Leave it out."
+            )
+    return opened
+
+
 def run_bench(
-    bundles: Sequence[str | os.PathLike[str]],
+    bundles: Sequence[str | os.PathLike[str]] | Mapping[str, Bundle],
     *,
     engines: Sequence[str] = (),
     dataset: Dataset | None = None,
@@ -46,7 +66,7 @@ def run_bench(
 
     Parameters
     ----------
-    bundles : their folders.
+    bundles : their folders, or what :func:`open_classifiers` gave.
     engines : as ``open_engine`` knows them; none takes all that work here. One that was asked for
         and cannot run a bundle is an error, one that was not is told as such.
     dataset : labelled images; without them the engines are timed on the golden samples.
@@ -58,14 +78,13 @@ def run_bench(
     BundleError, DataError, UsageError
     """
     options = options or BenchOptions()
+    opened = bundles if isinstance(bundles, Mapping) else open_classifiers(bundles)
     machine = describe_machine()
     entries = [
-        Entry(open_bundle(path), path, engine)
-        for path in dict.fromkeys(os.fspath(bundle) for bundle in bundles)
+        Entry(bundle, path, engine)
+        for path, bundle in opened.items()
         for engine in dict.fromkeys(engines or (name for name in ENGINES if name != "auto"))
     ]
-    if not entries:
-        raise UsageError("There is no bundle to measure; give at least one folder NAME.ltd.")
     if dataset is not None:  # labels that do not fit are said now, not after the timing
         for entry in entries:
             align_labels(dataset, entry.bundle.classes)
@@ -81,7 +100,7 @@ def run_bench(
                 _measure_accuracies(entries, dataset, track)
         except KeyboardInterrupt:
             interrupted = True
-            if not any(entry.latencies for entry in entries):
+            if not any(entry.is_measured for entry in entries):
                 raise
     shown = "golden samples of the bundle" if dataset is None else f"images of {dataset.name}"
     return BenchResult(
@@ -126,8 +145,10 @@ def _images(bundle: Bundle, dataset: Dataset | None, most: int) -> npt.NDArray[n
 
 def _measure_accuracies(entries: Sequence[Entry], dataset: Dataset, track: Tracker) -> None:
     first: Answers | None = None
-    able = [entry for entry in entries if entry.latencies and entry.failure is None]
-    for entry in able:
+    compared = _first(entries)
+    for entry in entries:
+        if not entry.is_measured or entry.failure is not None:
+            continue
         try:
             entry.accuracy, answers = measure_accuracy(
                 entry.bundle,
@@ -140,12 +161,20 @@ def _measure_accuracies(entries: Sequence[Entry], dataset: Dataset, track: Track
         except EngineError as error:
             entry.fail(error, named=False)
             continue
-        if entry is able[0]:
+        if entry is compared:
             first = answers
 
 
+def _first(entries: Sequence[Entry]) -> Entry:
+    """Return what ratios and changes are against, as ``BenchResult.first`` has it, failed or not.
+
+    Where it has no accuracy, there is nothing that the others' changes could be against.
+    """
+    return next(entry for entry in entries if entry.is_measured)
+
+
 def _contestants(entries: Sequence[Entry]) -> tuple[Contestant, ...]:
-    first = next(entry for entry in entries if entry.latencies)
+    first = _first(entries)
     names = [entry.bundle.path.name.removesuffix(".ltd") for entry in entries]
     of_path = dict(zip((entry.path for entry in entries), names, strict=True))
     clash = len(set(of_path.values())) < len(of_path)
@@ -187,9 +216,10 @@ def _warnings(entries: Sequence[Entry], options: BenchOptions, machine: Machine)
             f"{machine.cores} cores at the start. Ratios are within a round and hold better than "
             "latencies."
         )
-    if options.all_threads[-1] > machine.cores:
+    most = max(threads for entry in entries for _, threads in entry.series)
+    if most > machine.cores:
         yield (
-            f"{options.all_threads[-1]} threads were asked for and this process may use "
+            f"{most} threads were asked for and this process may use "
             f"{machine.cores} cores: more threads than cores only wait for each other."
         )
     for entry in entries:
@@ -199,7 +229,7 @@ def _warnings(entries: Sequence[Entry], options: BenchOptions, machine: Machine)
                 f"{entry.path} on {entry.engine} was not stable after its warm-up "
                 f"({', '.join(shaky)}): something else uses this machine, or its clock changes."
             )
-        if entry.failure is not None and entry.latencies:
+        if entry.failure is not None and entry.is_measured:
             yield f"{entry.path} on {entry.engine} failed on the way: {entry.failure}"
         change = None if entry.accuracy is None else entry.accuracy.change
         lost = {} if change is None else change.lost(_MARGIN)
@@ -214,7 +244,11 @@ def _warnings(entries: Sequence[Entry], options: BenchOptions, machine: Machine)
                 f"or the precision of {entry.path}; its accuracies are flattered."
             )
         if entry.accuracy is not None and entry.accuracy.unreadable:
-            yield f"{entry.accuracy.unreadable} images could not be read and were left out."
+            were = "was" if entry.accuracy.unreadable == 1 else "were"
+            yield (
+                f"{numbered(entry.accuracy.unreadable, 'image')} could not be read and {were} left "
+                "out."
+            )
 
 
 def _provenance(

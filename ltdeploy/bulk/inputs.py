@@ -14,12 +14,18 @@ from typing import Any, ClassVar
 
 from ..datasets import Dataset, open_unlabelled
 from ..datasets.cifar import is_cifar_folder
-from ..datasets.folder import IMAGE_SUFFIXES
-from ..errors import DataError, UsageError
+from ..datasets.folder import images_under
+from ..errors import DataError, UsageError, did_you_mean
 from ..images import ImageSource
-from ..predictor import Prediction, Predictor
+from .models import Answer, Model
 
 __all__ = ["Inputs", "answers", "open_inputs"]
+
+
+_KINDS = (
+    "an image, a folder of images, a .txt list of paths, a .parquet file, a CIFAR folder, or "
+    "'species'"
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,18 @@ class _Files:
 
 
 class _Data:
-    """A data set that is opened where it is used: a pickled one is opened again."""
+    """A data set that is opened where it is used: a pickled one is opened again.
 
-    def __init__(self, spec: str, root: str | None) -> None:
-        self.spec = spec if _is_species(spec) else str(Path(spec).expanduser().absolute())
+    Attributes
+    ----------
+    in_full : whether its images are called by its path as it was given, since another data set's
+        would have the same names.
+    """
+
+    def __init__(self, given: str, root: str | None) -> None:
+        self.given = given
+        self.spec = given if _is_species(given) else str(Path(given).expanduser().absolute())
+        self.in_full = False
         self._root = None if root is None else str(Path(root).expanduser().absolute())
 
     @property
@@ -52,12 +66,23 @@ class _Data:
         """Whether its images are files of their own."""
         return self.spec.lower().endswith(".txt")
 
+    def short_names(self) -> set[str]:
+        """Return what may be called alike in another data set: a list's paths, else its name."""
+        if self.by_path:
+            return {self._opened.identifier(index) for index in range(len(self))}
+        return {self._opened.identifier(0)}
+
+    def folder(self) -> str:
+        """Return where its paths begin, or the data set itself."""
+        return (self._root or os.path.dirname(self.spec)) if self.by_path else self.spec
+
     @cached_property
     def _opened(self) -> Dataset:
         return open_unlabelled(self.spec, root=self._root)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "_root": self._root}
+        kept = ("given", "spec", "in_full", "_root")
+        return {name: value for name, value in vars(self).items() if name in kept}
 
     def __len__(self) -> int:
         return len(self._opened)
@@ -66,7 +91,12 @@ class _Data:
         return self._opened.source(index)
 
     def identifier(self, index: int) -> str:
-        return self._opened.identifier(index)
+        short = self._opened.identifier(index)
+        if not self.in_full:
+            return short
+        if self.by_path:
+            return os.path.join(os.path.dirname(self.given), short)
+        return f"{self.given}#{short.rpartition('#')[2]}"
 
 
 class Inputs:
@@ -126,9 +156,7 @@ def _state(path: str | os.PathLike[str]) -> bytes:
     return whole + f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode()
 
 
-def answers(
-    model: Predictor, inputs: Inputs, places: Iterable[int], top_k: int
-) -> Iterator[Prediction]:
+def answers(model: Model, inputs: Inputs, places: Iterable[int], top_k: int) -> Iterator[Answer]:
     """Yield the answer to each input at ``places``, in order: the work, wherever it runs.
 
     Raises
@@ -153,13 +181,15 @@ def open_inputs(texts: Sequence[str], *, root: str | None = None) -> Inputs:
     Raises
     ------
     DataError
-        For a folder without an image, or as :func:`ltdeploy.datasets.open_unlabelled`.
+        For what is not there, a folder without an image, or as
+        :func:`ltdeploy.datasets.open_unlabelled`.
     UsageError
         For what is not read: stdin and addresses; for a root without a list.
     """
     if root is not None and not any(text.lower().endswith(".txt") for text in texts):
         raise UsageError(f"--root {root} was given, but no .txt list of paths; leave it out.")
     parts = list(_parts(texts, root, os.getcwd()))
+    _tell_apart([p for p in parts if isinstance(p, _Data) and not _is_species(p.spec)])
     return Inputs(list(_joined(parts)))
 
 
@@ -172,6 +202,8 @@ def _parts(texts: Sequence[str], root: str | None, base: str) -> Iterator[_Files
             )
         path = Path(text).expanduser()
         suffix = path.suffix.lower()
+        if not _is_species(text):
+            _require_there(text, path)
         if suffix == ".txt" and os.path.isfile(path):
             yield _Data(text, root)
         elif suffix == ".parquet" or _is_species(text) or _is_cifar(path):
@@ -180,6 +212,32 @@ def _parts(texts: Sequence[str], root: str | None, base: str) -> Iterator[_Files
             yield _Files(_images_in(path), base)
         else:
             yield _Files([text], base)
+
+
+def _require_there(text: str, path: Path) -> None:
+    """Refuse what is typed wrong: rows of errors would be the answer to nothing."""
+    try:
+        os.stat(path)
+        return
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{text!r} cannot be read: {reason}; expected {_KINDS}.") from error
+    near = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    missing = path.absolute().relative_to(near).parts[0]
+    names = os.listdir(near) if os.access(near, os.R_OK) else []
+    hint = did_you_mean(missing, [*names, "species"])
+    raise DataError(f"{text} does not exist; expected {_KINDS}.{hint}")
+
+
+def _tell_apart(data: Sequence[_Data]) -> None:
+    """Call images by their data set's whole path where two data sets have names in common."""
+    owner: dict[str, _Data] = {}
+    for part in data if len(data) > 1 else ():
+        for name in part.short_names():
+            other = owner.setdefault(name, part)
+            if other.folder() != part.folder():
+                part.in_full = other.in_full = True
 
 
 def _is_species(text: str) -> bool:
@@ -191,12 +249,7 @@ def _is_cifar(path: Path) -> bool:
 
 
 def _images_in(folder: Path) -> list[str]:
-    found = sorted(
-        str(Path(parent) / name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+    found = [os.path.join(folder, path) for path in images_under(folder)[0]]
     if not found:
         raise DataError(f"The folder {folder} holds no image; expected .jpg, .png, .webp, ….")
     return found

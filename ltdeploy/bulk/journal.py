@@ -6,12 +6,11 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from ..errors import DataError, UsageError
 from ..files import write_whole
@@ -22,6 +21,7 @@ __all__ = ["Journal", "Run"]
 
 _RUN = "run.json"
 _ROWS = "rows.jsonl"
+_LOCK = "lock"  # never renamed: a lock on the rows would go with them into the output's place
 _SCHEMA = 1
 
 
@@ -33,8 +33,8 @@ class Run:
     ----------
     bundle : sha256 of the bundle's manifest, which seals every file of it.
     images : how many inputs there are.
-    inputs : fingerprint of their names.
-    top_k : classes per row.
+    inputs : fingerprint of where they stand, their sizes and times of change.
+    top_k : classes, or boxes, per row.
     engine : the engine asked for.
     """
 
@@ -49,8 +49,13 @@ class Run:
         told = []
         if other.get("bundle") != self.bundle:
             told.append("another bundle")
-        if (other.get("images"), other.get("inputs")) != (self.images, self.inputs):
+        if other.get("images") != self.images:
             told.append(f"other inputs ({other.get('images')} images then, {self.images} now)")
+        elif other.get("inputs") != self.inputs:
+            told.append(
+                f"other inputs ({self.images} images then and now, but their paths, their order or "
+                "the files changed since)"
+            )
         for name in ("top_k", "engine"):
             if other.get(name) != getattr(self, name):
                 option = "--" + name.replace("_", "-")
@@ -62,7 +67,8 @@ class Journal:
     """The rows of an output that is not finished, in ``OUT.partial/``; a context manager.
 
     Every row is handed to the operating system before the next is computed: a killed process loses
-    none. What was begun by the same run is continued; :meth:`finish` puts the output in its place.
+    none. What was begun by the same run is continued, and what was killed in the last step is only
+    finished; :meth:`finish` puts the output in its place.
 
     Parameters
     ----------
@@ -75,6 +81,7 @@ class Journal:
     ----------
     rows, errors : how many are written, earlier runs included.
     continued : how many of them an earlier run wrote.
+    engine : the name of what answered them, as :meth:`answered_by` was told; None before.
 
     Raises
     ------
@@ -91,25 +98,23 @@ class Journal:
         self._inputs = inputs
         self.folder = self._out.with_name(f"{self._out.name}.partial")
         self.rows = self.errors = self.continued = 0
+        self.engine: str | None = None
+        self._dropped = False
         if self._out.exists() and not self._out.is_file():
             raise UsageError(f"--out {out} is not a regular file; expected one, or a new name.")
-        if self._out.exists() and not restart and not (self.folder / _RUN).exists():
-            raise UsageError(
-                f"{out} is there already, from a run that ended. Give --restart to replace it, or "
-                "another name with --out."
-            )
         if not self._out.parent.is_dir():
             raise UsageError(f"--out is {str(out)!r}, and there is no folder {self._out.parent}.")
-        with _writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            self._file: BinaryIO = (self.folder / _ROWS).open("a+b")
-        try:
-            self._lock()
-            self._begin(restart)
-            self._take_up()
-        except BaseException:
-            self._file.close()
-            raise
+        with _writing(self.folder), contextlib.ExitStack() as opened:
+            opened.enter_context(self._locked())
+            try:
+                self._begin(restart)
+                self._file: BinaryIO = opened.enter_context((self.folder / _ROWS).open("a+b"))
+                self._take_up()
+            except BaseException:
+                if not (self.folder / _RUN).exists():
+                    self._drop()
+                raise
+            self._held = opened.pop_all()
 
     def __enter__(self) -> Journal:
         return self
@@ -120,10 +125,30 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self.rows and self.folder.exists():  # nothing worth keeping
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.rows:  # nothing worth keeping
+            self._drop()
         with contextlib.suppress(OSError):  # of a full disk: said when the row was written
-            self._file.close()
+            self._held.close()
+
+    def answered_by(self, engine: str) -> None:
+        """Note what answers the rows that follow, by the name of the engine that runs.
+
+        Raises
+        ------
+        UsageError
+            If the rows before were answered by another.
+        """
+        if self.engine == engine:
+            return
+        if self.engine is not None:
+            raise UsageError(
+                f"The {self.rows} rows in {self.folder} were answered by {self.engine}, and "
+                f"--engine {self._run.engine} is {engine} now: see 'ltdeploy doctor'. Give "
+                "--restart to drop them and begin again, or another name with --out."
+            )
+        self.engine = engine
+        with _writing(self.folder):
+            self._note()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; when this returns, killing the process does not lose it.
@@ -146,8 +171,12 @@ class Journal:
         self.rows += 1
         self.errors += "error" in row
 
-    def finish(self) -> None:
+    def finish(self, *, boxes: bool = False) -> None:
         """Put the output where it belongs, whole, and drop the folder beside it.
+
+        Parameters
+        ----------
+        boxes : whether the rows are a detector's.
 
         Raises
         ------
@@ -157,24 +186,28 @@ class Journal:
         with _writing(self._out):
             os.fsync(self._file.fileno())
             if self._out.suffix == ".parquet":
-                write_table(self.folder / _ROWS, self._out)
+                write_table(self.folder / _ROWS, self._out, boxes=boxes)
             else:
                 (self.folder / _ROWS).replace(self._out)
-            (self.folder / _RUN).unlink()  # first: what is left without it is no beginning
-            shutil.rmtree(self.folder)
+            self._drop()
 
     def _begin(self, restart: bool) -> None:
         """Note what this run is, or check that what is there is the same."""
-        file = self.folder / _RUN
+        file, rows = self.folder / _RUN, self.folder / _ROWS
+        if not restart and not file.exists() and self._out.exists():
+            raise UsageError(
+                f"{self._out} is there already, from a run that ended. Give --restart to replace "
+                "it, or another name with --out."
+            )
         if restart or not file.exists():
-            with _writing(self.folder):
-                self._file.truncate(0)
-                write_whole(file, json.dumps({"schema": _SCHEMA, **asdict(self._run)}).encode())
+            rows.write_bytes(b"")
+            self._note()
             return
         try:
             told = json.loads(file.read_bytes())
             different = self._run.differences(told)
             same_schema = told["schema"] == _SCHEMA
+            self.engine = told.get("answered_by")
         except (ValueError, TypeError, KeyError, AttributeError):
             different, same_schema = "", False
         if different or not same_schema:
@@ -183,17 +216,55 @@ class Journal:
                 f"{different or 'another version of ltdeploy'}. Give --restart to drop it and "
                 "begin again, or another name with --out."
             )
+        if self._out.suffix == ".jsonl" and self._out.exists() and not rows.exists():
+            self._out.replace(rows)  # it was killed after they had become the output
 
-    def _lock(self) -> None:
+    def _note(self) -> None:
+        told = {"schema": _SCHEMA, **asdict(self._run), "answered_by": self.engine}
+        write_whole(self.folder / _RUN, json.dumps(told).encode())
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder for this process alone."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / _LOCK
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"Another process is writing {self._out} at this moment; wait for it, or choose "
-                "another name with --out."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+            lock = path.open("ab")
+        except FileNotFoundError:  # whoever held the folder has just removed it
+            self._refuse()
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._refuse()
+            except OSError:
+                pass  # a file system without locks
+            if not _is_at(lock, path):  # its holder finished before it was ours
+                self._refuse()
+            yield
+
+    def _refuse(self) -> NoReturn:
+        raise UsageError(
+            f"Another process is writing {self._out} at this moment; wait for it, or choose "
+            "another name with --out."
+        )
+
+    def _drop(self) -> None:
+        """Remove the folder, once: from then on it can be another's.
+
+        What this run is goes first, since rows without it are no beginning; the lock last, since
+        whoever sees none takes the folder for its own.
+        """
+        if self._dropped:
+            return
+        self._dropped = True
+        with contextlib.suppress(OSError):
+            (self.folder / _RUN).unlink(missing_ok=True)
+            for path in self.folder.iterdir():
+                if path.name != _LOCK:
+                    path.unlink()
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _take_up(self) -> None:
         """Count the whole rows, check that they are this run's, and cut a half one off."""
@@ -217,6 +288,13 @@ class Journal:
             end += len(line)
         self._file.truncate(end)
         self.continued = self.rows
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

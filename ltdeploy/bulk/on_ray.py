@@ -6,23 +6,22 @@ import collections
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._optional import require
 from ..bundle import Bundle
+from ..engines import parse_engine
 from ..errors import EngineError, LtdeployError, UsageError, did_you_mean
-from ..inference import batch_size_for
 from .inputs import Inputs, answers
-
-if TYPE_CHECKING:
-    from ..predictor import Predictor
+from .models import Model, batch_size, open_model
 
 __all__ = ["RayOptions", "parse_ray", "rows_on_ray"]
 
@@ -49,7 +48,7 @@ class RayOptions:
     ----------
     workers : actors, each with the bundle loaded; None means one per ``cpus`` of the cluster.
     cpus, gpus : what Ray reserves for each; fractions share a device. The engine gets as many
-        threads as it has whole CPUs, and at least one.
+        threads as it has whole CPUs, and at least one, unless it is asked for with ``threads=N``.
     address : a running cluster, for example ``"auto"``; None takes what ``RAY_ADDRESS`` says, and
         otherwise starts one on this machine for the time of the run, reachable from it alone.
     """
@@ -60,7 +59,8 @@ class RayOptions:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or self.cpus <= 0 or self.gpus < 0:
+        sound = 0 < self.cpus < math.inf and 0 <= self.gpus < math.inf  # NaN is neither
+        if not sound or (self.workers is not None and self.workers < 1):
             raise UsageError(
                 f"Got workers={self.workers}, cpus={self.cpus}, gpus={self.gpus} for Ray; expected "
                 "at least one worker with more than no CPU."
@@ -98,8 +98,8 @@ def parse_ray(text: str) -> RayOptions:
 
 def rows_on_ray(
     bundle: Bundle, inputs: Inputs, places: range, top_k: int, engine: str, options: RayOptions
-) -> Generator[dict[str, Any], None, None]:
-    """Yield the row of each input at ``places``, in order, answered by actors of a Ray cluster.
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    """Yield the engine and the row of each input at ``places``, in order, from actors on Ray.
 
     Every machine of the cluster must see the bundle and the inputs under the same paths. An actor
     that dies is started again and its task with it, three times at most; no row is lost or given
@@ -114,11 +114,11 @@ def rows_on_ray(
     """
     if not places:
         return
-    task = batch_size_for(bundle.preprocessing) * _BATCHES_PER_TASK
+    task = batch_size(bundle) * _BATCHES_PER_TASK
+    threads = parse_engine(engine).threads or max(1, int(options.cpus))
     with _cluster(options) as ray:
         workers = options.workers or max(1, int(ray.cluster_resources()["CPU"] / options.cpus))
         blocks = -(-len(places) // task)
-        threads = max(1, int(options.cpus))
         attempts = ray.remote(num_cpus=0)(_Attempts).remote()
         told = (str(bundle.path.resolve()), inputs, places.start, top_k, engine, threads, attempts)
         context = ray.data.DataContext.get_current().copy()
@@ -166,12 +166,10 @@ class _Worker:
         self._inputs = inputs
         self._first = first
         self._top_k = top_k
-        self._loaded: Predictor | None = None
+        self._loaded: Model | None = None
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         import ray
-
-        from ..predictor import load
 
         places = batch["id"] + self._first
         try:
@@ -183,28 +181,32 @@ class _Worker:
                 )
             if self._loaded is None:
                 bundle, engine, threads = self._told
-                self._loaded = load(bundle, engine=engine, threads=threads)
+                self._loaded = open_model(bundle, engine, threads=threads)
             found = list(answers(self._loaded, self._inputs, places.tolist(), self._top_k))
         except LtdeployError as error:  # Ray would wrap it in its own, with a traceback as its text
-            return {"place": places[:1], "row": _texts([""]), "failure": _texts([str(error)])}
-        lines = _texts([json.dumps(answer.to_dict()) for answer in found])
-        return {"place": places, "row": lines, "failure": _texts([""] * len(found))}
+            return _batch(places[:1], [""], str(error), "")
+        lines = [json.dumps(answer.to_dict()) for answer in found]
+        return _batch(places, lines, "", self._loaded.engine.name)
 
 
-def _texts(texts: list[str]) -> npt.NDArray[Any]:
-    return np.array(texts, dtype=object)
+def _batch(
+    places: npt.NDArray[Any], rows: list[str], failure: str, engine: str
+) -> dict[str, npt.NDArray[Any]]:
+    columns = {"row": rows, "failure": [failure] * len(rows), "engine": [engine] * len(rows)}
+    return {"place": places} | {
+        name: np.array(texts, dtype=object) for name, texts in columns.items()
+    }
 
 
 def _in_order(
     batches: Iterator[dict[str, npt.NDArray[Any]]], inputs: Inputs, places: range, ray: Any
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the batches, each exactly once, in order; anything else is an error."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield engine and row from the batches, each exactly once, in order; else it is an error."""
     expected = places.start
     try:
         for batch in batches:
-            for place, row, failure in zip(
-                batch["place"], batch["row"], batch["failure"], strict=True
-            ):
+            columns = (batch[name] for name in ("place", "row", "failure", "engine"))
+            for place, row, failure, engine in zip(*columns, strict=True):
                 if failure:
                     raise EngineError(str(failure))
                 if place != expected:
@@ -212,7 +214,7 @@ def _in_order(
                         f"Ray gave row {place} where row {expected} was due; nothing behind it is "
                         "written. Run the same command again."
                     )
-                yield json.loads(row)
+                yield str(engine), json.loads(row)
                 expected += 1
     except ray.exceptions.RayError as error:
         told = str(error).strip().splitlines()[0].rstrip(".")

@@ -11,12 +11,11 @@ from typing import Any
 
 from ..arrays import file_sha256
 from ..bundle import Bundle, open_bundle
-from ..engines import open_engine
 from ..errors import EngineError, UsageError
-from ..predictor import Predictor
 from ..progress import Tracker, silent
 from .inputs import Inputs, answers
 from .journal import Journal, Run
+from .models import default_top_k, open_model
 from .on_ray import RayOptions, rows_on_ray
 from .table import require_parquet
 
@@ -27,11 +26,19 @@ _SUFFIXES = (".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Written:
-    """How many rows an output has, how many of them are errors, and how many were there before."""
+    """What an output holds.
+
+    Parameters
+    ----------
+    rows, errors : how many rows it has, and how many of them are errors.
+    continued : how many an earlier run left.
+    engine : the name of the engine that answered; None where there was nothing to answer.
+    """
 
     rows: int
     errors: int
     continued: int
+    engine: str | None
 
 
 def predict_to_file(
@@ -39,7 +46,7 @@ def predict_to_file(
     inputs: Inputs,
     out: str | os.PathLike[str],
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     engine: str = "auto",
     ray: RayOptions | None = None,
     restart: bool = False,
@@ -50,10 +57,11 @@ def predict_to_file(
 
     Rows are kept in ``OUT.partial/`` until all are there. The same call again, after a kill, an
     error or Ctrl-C, continues behind the last whole row; another bundle, list of inputs or option
-    is refused.
+    is refused, and so is ``auto`` where it takes another engine than before.
 
     Parameters
     ----------
+    top_k : classes per image, or boxes per photograph of a detector; None is 5, or 100.
     ray : None runs in this process; otherwise on a Ray cluster, see
         :func:`ltdeploy.bulk.on_ray.rows_on_ray`. Either can continue what the other began.
     restart : drop what an earlier run left, and begin again.
@@ -72,6 +80,7 @@ def predict_to_file(
     if path.suffix == ".parquet":
         require_parquet()  # now, and not after the work
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    top_k = default_top_k(opened) if top_k is None else top_k
     run = Run(
         bundle=file_sha256(opened.path / "manifest.json"),
         images=len(inputs),
@@ -87,7 +96,8 @@ def predict_to_file(
             rows = rows_on_ray(opened, inputs, todo, top_k, engine, ray)
         with closing(rows):
             try:
-                for row in track(rows, total=len(todo), label="predict"):
+                for name, row in track(rows, total=len(todo), label="predict"):
+                    journal.answered_by(name)
                     journal.write(row)
                     if "error" in row:
                         warn(row["error"])
@@ -98,14 +108,14 @@ def predict_to_file(
                     f"{error} The {journal.rows} rows before are kept in {journal.folder}; the "
                     "same command goes on behind them."
                 ) from error
-        journal.finish()
-        return Written(journal.rows, journal.errors, journal.continued)
+        journal.finish(boxes=opened.is_detector)
+        return Written(journal.rows, journal.errors, journal.continued, journal.engine)
 
 
 def _rows_here(
     bundle: Bundle, inputs: Inputs, places: range, top_k: int, engine: str
-) -> Generator[dict[str, Any], None, None]:
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
     if places:
-        with Predictor(bundle, open_engine(bundle, engine)) as model:
+        with open_model(bundle, engine) as model:
             for answer in answers(model, inputs, places, top_k):
-                yield answer.to_dict()
+                yield model.engine.name, answer.to_dict()

@@ -24,15 +24,19 @@ def require_parquet() -> tuple[Any, Any]:
     )
 
 
-def write_table(rows: Path, out: Path) -> None:
+def write_table(rows: Path, out: Path, *, boxes: bool = False) -> None:
     """Write JSON lines as parquet, whole or not at all, a row group at a time.
 
     Columns: ``input`` text; ``top`` a list of ``label`` int32, ``name`` text, ``prob`` float32,
-    ``group`` text, null where there is an error; ``error`` text or null.
+    ``group`` text, null where there is an error; ``error`` text or null. Of a detector ``boxes`` in
+    place of ``top``: ``label``, ``name``, ``score``, ``box`` (four float32, xyxy in pixels),
+    ``group``.
 
     Parameters
     ----------
-    rows : JSON lines as :meth:`ltdeploy.predictor.Prediction.to_dict` makes them.
+    rows : JSON lines as ``to_dict`` of :class:`ltdeploy.predictor.Prediction` or of
+        :class:`ltdeploy.detector.DetectionResult` makes them.
+    boxes : whether they are a detector's.
 
     Raises
     ------
@@ -40,16 +44,19 @@ def write_table(rows: Path, out: Path) -> None:
         If it cannot be written.
     """
     pyarrow, parquet = require_parquet()
-    score = pyarrow.struct(
-        [
-            ("label", pyarrow.int32()),
-            ("name", pyarrow.string()),
-            ("prob", pyarrow.float32()),
-            ("group", pyarrow.string()),
-        ]
-    )
+    fields = [("label", pyarrow.int32()), ("name", pyarrow.string())]
+    if boxes:
+        box = pyarrow.list_(pyarrow.float32(), 4)
+        fields += [("score", pyarrow.float32()), ("box", box)]
+    else:
+        fields.append(("prob", pyarrow.float32()))
+    found = pyarrow.list_(pyarrow.struct([*fields, ("group", pyarrow.string())]))
     schema = pyarrow.schema(
-        [("input", pyarrow.string()), ("top", pyarrow.list_(score)), ("error", pyarrow.string())]
+        [
+            ("input", pyarrow.string()),
+            ("boxes" if boxes else "top", found),
+            ("error", pyarrow.string()),
+        ]
     )
     with (
         rows.open(encoding="utf-8") as lines,

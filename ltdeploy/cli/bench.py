@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,7 +13,7 @@ import typer
 from ..errors import UsageError
 from . import options as opt
 from .output import Output, write_text
-from .runtime import ExitCode
+from .runtime import ExitCode, interrupt_is_handled
 from .verify import check_report_folder
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def bench(
     batch: Annotated[str, typer.Option(metavar="N,…", help="Images per run.")] = "1,8",
     threads: Annotated[
         str | None,
-        typer.Option(metavar="N,…", help="Threads of one run. Default: one, and all cores."),
+        typer.Option(
+            metavar="N,…",
+            help="Threads of one run. Default: the engine's threads=N, else one, and all cores.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -67,16 +71,19 @@ def bench(
     batches = _whole_numbers("--batch", batch)
     of_threads = None if threads is None else _whole_numbers("--threads", threads)
 
-    from ..bench import BenchOptions, render_report, run_bench
+    from ..bench import BenchOptions, open_classifiers, render_report, run_bench
     from ..datasets import open_dataset
 
-    result = run_bench(
-        bundles,
+    opened = open_classifiers(bundles)  # before the data, which a detector's would not be
+    result = run_bench(  # on Ctrl-C it returns what was measured so far
+        opened,
         engines=engine or (),
         dataset=None if data is None else open_dataset(data, root=root),
         options=BenchOptions(batches, of_threads, seconds),
         track=_CalmTracker(output),
     )
+    if result.interrupted:
+        interrupt_is_handled()
     told = result.to_dict()
     output.json(told)
     _show(output, result)
@@ -104,14 +111,28 @@ class _CalmTracker:
             yield from self._output.track(items, total=total, label=label)
             return
         shown = not self._output.quiet and sys.stderr.isatty()
+        began = time.monotonic()
         try:
             for number, item in enumerate(items):
                 if shown:
-                    print(f"\rbench {number}/{total}", end="", file=sys.stderr, flush=True)
+                    left = _time_left(time.monotonic() - began, number, total)
+                    print(f"\rbench {number}/{total}{left}", end="", file=sys.stderr, flush=True)
                 yield item
         finally:
             if shown:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _time_left(spent_s: float, done: int, total: int) -> str:
+    """Return how long what is left takes if it goes on like this; nothing before the first.
+
+    >>> _time_left(30.0, 10, 40), _time_left(0.0, 0, 40)
+    (', 1:30 left', '')
+    """
+    if not done:
+        return ""
+    minutes, seconds = divmod(round(spent_s / done * (total - done)), 60)
+    return f", {minutes}:{seconds:02d} left"
 
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
@@ -175,6 +196,8 @@ def _show_speeds(output: Output, result: BenchResult) -> None:
 
 
 def _show_accuracies(output: Output, result: BenchResult) -> None:
+    from ..webpage.pieces import signed
+
     tail = result.groups[-1]
     rows = []
     for label, one in zip(result.labels(), result.contestants, strict=True):
@@ -186,7 +209,7 @@ def _show_accuracies(output: Output, result: BenchResult) -> None:
         moved = {} if change is None else {**change.groups, "balanced": change.balanced}
         figures = [_percent(values.get(name), moved.get(name)) for name in names]
         of_tail = moved.get(tail)
-        interval = "–" if of_tail is None else f"{of_tail.low:+.2f} … {of_tail.high:+.2f}"
+        interval = "–" if of_tail is None else f"{signed(of_tail.low)} … {signed(of_tail.high)}"
         flips = "–" if change is None else f"{change.flips:,}"
         rows.append([label, *figures, interval, flips])
     if rows:
@@ -195,6 +218,8 @@ def _show_accuracies(output: Output, result: BenchResult) -> None:
 
 def _percent(figure: Figure | None, change: Figure | None) -> str:
     """Return an accuracy, and the points won over the first."""
+    from ..webpage.pieces import signed
+
     if figure is None:
         return "–"
-    return f"{figure.value:.1f}" + ("" if change is None else f" ({change.value:+.2f})")
+    return f"{figure.value:.1f}" + ("" if change is None else f" ({signed(change.value)})")

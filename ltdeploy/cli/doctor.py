@@ -22,6 +22,8 @@ _PACKAGES = {
     "timm": ("timm architectures", "torch"),
     "onnx": ("write and fold ONNX files", "torch"),
     "onnxscript": ("export from torch", "torch"),
+    "onnxslim": ("clean up exported graphs", "torch"),
+    "ml_dtypes": ("write bf16 graphs", "torch"),
     "safetensors": ("read .safetensors", "torch"),
     "transformers": ("read Hugging Face folders", "hf"),
     "scipy": ("the statistics of verify, optimisers", "verify"),
@@ -30,6 +32,8 @@ _PACKAGES = {
     "onnxruntime": ("run bundles on ONNX Runtime", "cpu"),
     "openvino": ("run bundles on OpenVINO", "openvino"),
     "tensorrt": ("build and run TensorRT engines", "tensorrt"),
+    "cuda.bindings": ("move images to the GPU for TensorRT", "tensorrt"),
+    "ray": ("predict on a Ray cluster", "ray"),
 }
 
 
@@ -95,10 +99,17 @@ def diagnose() -> dict[str, Any]:
         "engines": engines,
         "auto": diagnose_choice(engines),
         "packages": {
-            name: {"version": installed_version(name), "purpose": purpose, "extra": extra}
+            name: {"version": _version(name), "purpose": purpose, "extra": extra}
             for name, (purpose, extra) in _PACKAGES.items()
         },
     }
+
+
+def _version(module: str) -> str | None:
+    try:
+        return installed_version(module)
+    except ModuleNotFoundError:  # what it would be a part of is not there
+        return None
 
 
 def _auto_in_words(choice: dict[str, Any]) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from types import FrameType
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from ..errors import LtdeployError, did_you_mean
+from ..files import cancellable
 from .output import silence_stdout
 
-__all__ = ["ExitCode", "run"]
+__all__ = ["ExitCode", "interrupt_is_handled", "run"]
 
 
 class ExitCode(IntEnum):
@@ -32,36 +37,102 @@ class ExitCode(IntEnum):
 _INTERRUPTED = "Interrupted; nothing was half-written."
 
 
+class _Interrupts:
+    """Turns Ctrl-C into :exc:`KeyboardInterrupt`, and keeps note of it.
+
+    An exception that a signal raises inside a weak reference's callback, a ``__del__`` or a
+    ``hasattr`` of a library written in C is lost, and the command would go on to its end. With the
+    note, the next step of a progress bar, or the next file that is to take its place, ends it.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen while the block runs, unless somebody else listens or the shell said not to."""
+        self.noted = False
+        ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if ours:
+            signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            with cancellable(self._check):
+                yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.noted = True
+        raise KeyboardInterrupt
+
+    def _check(self) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+
+
+_INTERRUPTS = _Interrupts()  # one of them: so has a process one handler of a signal
+
+
+def interrupt_is_handled() -> None:
+    """Let a command go on that caught :exc:`KeyboardInterrupt` to write what it has."""
+    _INTERRUPTS.noted = False
+
+
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; print one clear text for any error."""
     debug = "--debug" in arguments
     try:
+        with _INTERRUPTS.heard():
+            code, text = _outcome(app, arguments, debug)
+    except KeyboardInterrupt:  # in the moment after the command's end
+        code, text = ExitCode.INTERRUPTED, _INTERRUPTED
+    if _INTERRUPTS.noted:  # and lost: whatever the command made of it, it was told to stop
+        code, text = ExitCode.INTERRUPTED, _INTERRUPTED
+    if text:
+        print(f"ltdeploy: {text}", file=sys.stderr)
+    return code
+
+
+def _outcome(app: typer.Typer, arguments: Sequence[str], debug: bool) -> tuple[int, str]:
+    """Run the command line and return its exit code and what is to be said of it."""
+    try:
         code = app(args=list(arguments), prog_name="ltdeploy", standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # Typer swallows Ctrl-C and returns its code
-            return _report(debug, ExitCode.INTERRUPTED, _INTERRUPTED)
-        return int(code or 0)
+            return code, _INTERRUPTED
+        return int(code or 0), ""
     except Exit as end:
-        return end.exit_code
-    except (Abort, KeyboardInterrupt):
-        return _report(debug, ExitCode.INTERRUPTED, _INTERRUPTED)
-    except TyperException as error:
-        return _report(debug, ExitCode.BAD_INPUT, _usage_text(error))
-    except LtdeployError as error:
-        return _report(debug, ExitCode.BAD_INPUT, str(error))
+        return end.exit_code, ""
     except SystemExit as end:
         # Typer turns a broken pipe into exit code 1, which here is a verdict.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         silence_stdout()  # the reader of our output (head, less) has gone: nobody to tell
-        return ExitCode.BROKEN_PIPE
-    except MemoryError:
-        return _report(debug, ExitCode.BAD_INPUT, "Out of memory; try fewer or smaller images.")
-    except Exception as error:
-        text = (
-            f"Internal error ({type(error).__name__}: {error}). This is a defect of ltdeploy; run "
-            "the command again with --debug and report what it prints."
-        )
-        return _report(debug, ExitCode.INTERNAL, text)
+        return ExitCode.BROKEN_PIPE, ""
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        return _explained(error)
+
+
+def _explained(error: BaseException) -> tuple[ExitCode, str]:
+    """Return the exit code of an error and its text for people."""
+    match error:
+        case Abort() | KeyboardInterrupt():
+            return ExitCode.INTERRUPTED, _INTERRUPTED
+        case TyperException():
+            return ExitCode.BAD_INPUT, _usage_text(error)
+        case LtdeployError():
+            return ExitCode.BAD_INPUT, str(error)
+        case MemoryError():
+            return ExitCode.BAD_INPUT, "Out of memory; try fewer or smaller images."
+    return ExitCode.INTERNAL, (
+        f"Internal error ({type(error).__name__}: {error}). This is a defect of ltdeploy; run "
+        "the command again with --debug and report what it prints."
+    )
 
 
 def _usage_text(error: TyperException) -> str:
@@ -79,11 +150,3 @@ def _command(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     name = getattr(context, "info_name", None)
     return f"{name} " if name and name != "ltdeploy" else ""
-
-
-def _report(debug: bool, code: ExitCode, text: str) -> int:
-    if debug:
-        traceback.print_exc()
-    if text:
-        print(f"ltdeploy: {text}", file=sys.stderr)
-    return code

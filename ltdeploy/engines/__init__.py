@@ -41,7 +41,7 @@ def open_engine(bundle: Bundle, engine: str = "auto", *, threads: int | None = N
         If its package is not installed.
     """
     spec = _with_threads(parse_engine(engine), threads)
-    opened = _first_that_works(bundle, spec) if spec.name == "auto" else _open(bundle, spec)
+    opened = _first_that_works(bundle, spec) if spec.name == "auto" else _asked_for(bundle, spec)
     graph = bundle.manifest.graphs[0]
     found = [(s.name, s.dtype, s.shape) for s in (*opened.inputs, *opened.outputs)]
     stated = [
@@ -68,6 +68,20 @@ def _with_threads(spec: EngineSpec, threads: int | None) -> EngineSpec:
             f"{spec.name}:threads is {told} and threads is {threads}; give one of them."
         )
     return replace(spec, options={**spec.options, "threads": threads})
+
+
+def _asked_for(bundle: Bundle, spec: EngineSpec) -> Engine:
+    """Open an engine, or name all that is missing and not what is met first alone."""
+    try:
+        return _open(bundle, spec)
+    except LtdeployError as error:
+        from .diagnosis import missing_for
+
+        missing = missing_for(spec.name)
+        if str(error) not in missing or len(missing) == 1:
+            raise
+        kind = MissingExtraError if isinstance(error, MissingExtraError) else EngineError
+        raise kind(" ".join(missing)) from error
 
 
 def _open(bundle: Bundle, spec: EngineSpec) -> Engine:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ..errors import LtdeployError
 from .hardware import nvidia_devices
+from .onnxruntime_engine import OnnxRuntimeEngine
+from .openvino_engine import OpenVinoEngine, import_openvino
 
-__all__ = ["AUTO_OPTIONS", "AUTO_ORDER", "Candidate", "candidates", "refusal"]
+__all__ = ["AUTO_OPTIONS", "AUTO_ORDER", "Candidate", "candidates", "computes", "refusal"]
 
 # The fastest first. The TensorRT provider of ONNX Runtime is not among them: it builds for minutes
 # on the first load, which nobody asked for.
@@ -35,6 +37,21 @@ def refusal(engine: str, precision: str) -> str | None:
     if engine == "onnxruntime" and precision == "bf16":
         return _BFLOAT16_ON_ONNX_RUNTIME
     return None
+
+
+def computes(engine: str, precision: str) -> bool:
+    """Tell whether an engine rounds as a precision does; some on the CPU compute it in float32.
+
+    Parameters
+    ----------
+    engine : the name that it gave itself.
+    """
+    if precision in ("fp32", "int8"):
+        return True
+    if engine == OpenVinoEngine.name:
+        able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return precision.upper() in able
+    return engine != OnnxRuntimeEngine.name
 
 
 def candidates(precision: str = "fp32", plans: Path | None = None) -> list[Candidate]:

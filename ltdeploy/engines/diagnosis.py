@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ from .base import Engine
 from .choice import candidates
 from .hardware import nvidia_devices
 
-__all__ = ["diagnose_choice", "diagnose_engines"]
+__all__ = ["diagnose_choice", "diagnose_engines", "missing_for"]
 
 # A serialised ONNX model (opset 17) of one node, y = Relu(x), with x and y float32 of length 1.
 _ONE_NODE = bytes.fromhex(
     "080812003a330a0c0a0178120179220452656c751201675a0f0a0178120a0a0808011204"
     "0a020801620f0a0179120a0a08080112040a02080142040a001011"
 )
+_PROVIDERS = {
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
 
 
 def diagnose_engines() -> dict[str, dict[str, Any]]:
@@ -31,12 +36,21 @@ def diagnose_engines() -> dict[str, dict[str, Any]]:
     checks: dict[str, Callable[[], str]] = {
         "onnxruntime": _onnxruntime,
         "openvino": _openvino,
-        "onnxruntime-cuda": lambda: _on_gpu("CUDAExecutionProvider"),
-        "onnxruntime-tensorrt": lambda: _on_gpu("TensorrtExecutionProvider"),
+        **{name: partial(_on_gpu, provider) for name, provider in _PROVIDERS.items()},
         "tensorrt": _tensorrt,
         "torch": _torch,
     }
     return {name: _try(check) for name, check in checks.items()}
+
+
+def missing_for(engine: str) -> list[str]:
+    """Return in sentences all that an engine on a GPU lacks here, the driver first."""
+    if engine == "tensorrt":
+        from .tensorrt_doctor import missing_of_tensorrt
+
+        return missing_of_tensorrt()
+    provider = _PROVIDERS.get(engine)
+    return [] if provider is None else _missing_of(provider)
 
 
 def diagnose_choice(engines: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -98,8 +112,8 @@ def _openvino() -> str:
     return f"{openvino.__version__.partition('-')[0]}, CPU; fp32, {half}, {low}, int8"
 
 
-def _on_gpu(provider: str) -> str:
-    from .onnxruntime_gpu import OnnxRuntimeGpuEngine, require_provider
+def _missing_of(provider: str) -> list[str]:
+    from .onnxruntime_gpu import require_provider
 
     missing: list[str] = []
     for needed in (nvidia_devices, lambda: require_provider(provider)):
@@ -108,6 +122,13 @@ def _on_gpu(provider: str) -> str:
         except LtdeployError as error:
             if not (missing and "libcuda.so" in str(error)):  # the driver, said already
                 missing.append(str(error))
+    return missing
+
+
+def _on_gpu(provider: str) -> str:
+    from .onnxruntime_gpu import OnnxRuntimeGpuEngine, require_provider
+
+    missing = _missing_of(provider)
     if missing:
         raise EngineError(" ".join(missing))
     _run_one_node(OnnxRuntimeGpuEngine(_ONE_NODE, provider, {"device_id": "0"}))

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib.util
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._optional import require
 from ..arrays import FloatArray
 from ..bundle import Bundle
 from ..errors import EngineError
@@ -49,7 +51,7 @@ _LIBRARIES = {
 _TENSORRT_WHEEL = "tensorrt_libs"
 _TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 # ONNX Runtime computes shapes, a few integers, on the CPU whatever is asked for: it is faster, and
-# no part of the model falls back with them.
+# no part of the model falls back with them. The same operators on anything else are the model.
 _SHAPE_OPERATORS = frozenset(
     {
         "Add",
@@ -117,11 +119,31 @@ def open_tensorrt_provider(
             for entry in graph.inputs
         )
     if cache:
-        folder = default_cache() / "onnxruntime-tensorrt" / bundle.manifest.files[graph.file].sha256
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for kind in ("engine", "timing"):
-            settings |= {f"trt_{kind}_cache_enable": "1", f"trt_{kind}_cache_path": str(folder)}
+        settings |= _cached(bundle.manifest.files[graph.file].sha256)
     return OnnxRuntimeGpuEngine(bundle.graph_path, TENSORRT, settings, most=most)
+
+
+def _cached(sha256: str) -> dict[str, str]:
+    """Return the settings that keep a graph's engine; none, and a warning, where nothing can be."""
+    folder = default_cache() / "onnxruntime-tensorrt" / sha256
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        warnings.warn(
+            f"The engine cannot be kept in {folder} ({error.strerror or error}); it is built again "
+            "with every load. Set LTDEPLOY_CACHE to a folder that can be written to.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return {}
+    return {
+        setting: value
+        for kind in ("engine", "timing")
+        for setting, value in (
+            (f"trt_{kind}_cache_enable", "1"),
+            (f"trt_{kind}_cache_path", str(folder)),
+        )
+    }
 
 
 class OnnxRuntimeGpuEngine:
@@ -167,7 +189,7 @@ class OnnxRuntimeGpuEngine:
         options = runtime.SessionOptions()
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         session = open_session(runtime, model, options, provider, settings)
-        elsewhere = misplaced_nodes(session, provider)
+        elsewhere = misplaced_nodes(session, provider, model)
         if elsewhere:
             raise EngineError(
                 f"{self.name} cannot run the whole graph: {len(elsewhere)} nodes would run "
@@ -278,20 +300,46 @@ def _advice(reason: str) -> str:
     return "That belongs to CUDA 13 or cuDNN 9: pip install 'ltdeploy[gpu]'"
 
 
-def misplaced_nodes(session: Any, provider: str) -> list[str]:
+def misplaced_nodes(session: Any, provider: str, model: Path | bytes) -> list[str]:
     """Return the nodes that do not run on ``provider``, as ``name (operator) on provider``.
+
+    Those that compute shapes do not count; what a node computes stands in the model, and of a node
+    that ONNX Runtime made itself nothing is known.
 
     Parameters
     ----------
     session : made with ``session.record_ep_graph_assignment_info``.
+    model : what it was made from.
     """
-    return [
-        f"{node.name or 'a node'} ({node.op_type}) on {part.ep_name}"
+    elsewhere = [
+        (node, part.ep_name)
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != provider
         for node in part.get_nodes()
-        if node.op_type not in _SHAPE_OPERATORS
     ]
+    if any(node.op_type in _SHAPE_OPERATORS for node, _ in elsewhere):
+        excused = _shape_nodes(model)
+        elsewhere = [(n, place) for n, place in elsewhere if (n.name, n.op_type) not in excused]
+    return [f"{n.name or 'a node'} ({n.op_type}) on {place}" for n, place in elsewhere]
+
+
+def _shape_nodes(model: Path | bytes) -> set[tuple[str, str]]:
+    """Return name and operator of nodes that compute integers or truth values alone.
+
+    Where several nodes share a name, or have none, all of them must.
+    """
+    onnx = require("onnx", extra="gpu", purpose="tell the nodes that compute shapes")
+    loaded = onnx.load_from_string(model if isinstance(model, bytes) else model.read_bytes())
+    graph = onnx.shape_inference.infer_shapes(loaded).graph
+    whole = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+    values = (*graph.value_info, *graph.output)
+    integers = {v.name for v in values if v.type.tensor_type.elem_type in whole}
+    others = {
+        (node.name, node.op_type)
+        for node in graph.node
+        if node.op_type not in _SHAPE_OPERATORS or not integers.issuperset(node.output)
+    }
+    return {(node.name, node.op_type) for node in graph.node} - others
 
 
 def split(

@@ -29,6 +29,12 @@ class EngineSpec:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def threads(self) -> int | None:
+        """The CPU threads that were asked for, of an engine that can be asked."""
+        threads = self.options.get("threads") if ENGINES[self.name] else None
+        return None if threads is None else int(threads)
+
 
 def _threads(text: str) -> int:
     threads = _number(text)
@@ -38,19 +44,19 @@ def _threads(text: str) -> int:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise ValueError("a number")
+        raise ValueError("a number.")
     return int(text)
 
 
 def _switch(text: str) -> bool:
     if text.lower() not in _SWITCHES:
-        raise ValueError("on or off")
+        raise ValueError("on or off.")
     return _SWITCHES[text.lower()]
 
 
 def _hint(text: str) -> str:
     if text not in _HINTS:
-        raise ValueError(f"{' or '.join(_HINTS)}{did_you_mean(text, _HINTS)}")
+        raise ValueError(f"{' or '.join(_HINTS)}.{did_you_mean(text, _HINTS)}")
     return text
 
 
@@ -110,4 +116,4 @@ def _read(name: str, readers: Mapping[str, Callable[[str], Any]], key: str, valu
     try:
         return readers[key](value)
     except ValueError as error:
-        raise EngineError(f"{name}:{key} is {value!r}; expected {error}.") from None
+        raise EngineError(f"{name}:{key} is {value!r}; expected {error}") from None

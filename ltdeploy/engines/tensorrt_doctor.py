@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import EngineError, LtdeployError
 from . import tensorrt_library as library
 
-__all__ = ["diagnose_tensorrt"]
+__all__ = ["diagnose_tensorrt", "missing_of_tensorrt"]
 
 _DRIVER = "libcuda.so.1"
 
@@ -23,6 +23,22 @@ def diagnose_tensorrt() -> str:
     EngineError
         Naming, on one line, everything that is missing and what to do about it.
     """
+    missing = missing_of_tensorrt()
+    if missing:
+        raise EngineError(" ".join(missing))
+    trt, gpu = library.import_tensorrt(), library.find_gpu(0)
+    if trt.Builder(library.logger()) is None:
+        raise EngineError(f"TensorRT {trt.__version__} cannot make a builder on {gpu}.")
+    supports = library.cuda("cudaDriverGetVersion", during="asking for the driver's version")
+    runtime = library.cuda("cudaRuntimeGetVersion", during="asking for the runtime's version")
+    return (
+        f"TensorRT {trt.__version__}, {gpu}, driver for CUDA {_shown(supports)}, runtime "
+        f"{_shown(runtime)}, cuda-bindings {version('cuda-bindings')}"
+    )
+
+
+def missing_of_tensorrt() -> list[str]:
+    """Return in sentences all that TensorRT lacks here, the driver first."""
     missing: list[str] = []
 
     def asked(question: Callable[[], Any]) -> Any:
@@ -34,19 +50,10 @@ def diagnose_tensorrt() -> str:
 
     driver = asked(_driver)
     bindings = asked(library.import_cuda)
-    # Without a driver there is no GPU, and that was said.
-    gpu = asked(lambda: library.find_gpu(0)) if driver and bindings else None
-    trt = asked(library.import_tensorrt)
-    if missing:
-        raise EngineError(" ".join(missing))
-    if trt.Builder(library.logger()) is None:
-        raise EngineError(f"TensorRT {trt.__version__} cannot make a builder on {gpu}.")
-    supports = library.cuda("cudaDriverGetVersion", during="asking for the driver's version")
-    runtime = library.cuda("cudaRuntimeGetVersion", during="asking for the runtime's version")
-    return (
-        f"TensorRT {trt.__version__}, {gpu}, driver for CUDA {_shown(supports)}, runtime "
-        f"{_shown(runtime)}, cuda-bindings {version('cuda-bindings')}"
-    )
+    if driver and bindings:  # without a driver there is no GPU, and that was said
+        asked(lambda: library.find_gpu(0))
+    asked(library.import_tensorrt)
+    return missing
 
 
 def _driver() -> str:

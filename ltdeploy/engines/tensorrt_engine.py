@@ -25,7 +25,7 @@ from ..manifest import Manifest
 from . import tensorrt_library as library
 from .base import TensorSpec, check_feeds
 from .tensorrt_build import BuildOptions, Built, build_plan
-from .tensorrt_files import FOLDER, PlanFiles, PlanRecord
+from .tensorrt_files import BUILD_OPTIONS, FOLDER, PlanFiles, PlanRecord
 from .tensorrt_options import TensorRtOptions
 from .tensorrt_run import Lane, deserialise, tensors_of
 
@@ -46,15 +46,16 @@ def open_tensorrt(bundle: Bundle, options: Mapping[str, str] | None = None) -> T
     ------
     EngineError
         If an option is wrong, TensorRT's library, a driver or a GPU is missing, the graph cannot
-        be built, or no plan fits and ``rebuild=off``.
+        be built, or no plan fits and ``rebuild=off``. With that, of how a plan was built only what
+        the options say must fit.
     MissingExtraError
         If the Python bindings of TensorRT or CUDA are missing.
     """
     told = TensorRtOptions.from_text(options or {})
     trt = library.import_tensorrt()
     gpu = library.find_gpu(told.device)
-    size = (bundle.preprocessing.height_px, bundle.preprocessing.width_px)
-    opt_batch, max_batch = told.batches(*size)
+    size = bundle.canvas if bundle.is_detector else bundle.preprocessing
+    opt_batch, max_batch = told.batches(size.height_px, size.width_px)
     graph = bundle.manifest.graphs[0]
     wanted = PlanRecord(
         plan_sha256="0" * 64,
@@ -71,13 +72,14 @@ def open_tensorrt(bundle: Bundle, options: Mapping[str, str] | None = None) -> T
         hardware_compatible=told.hardware_compatible,
     )
     files = PlanFiles(bundle.path / FOLDER, trust=told.trust_plans)
-    found, reasons = files.find(wanted, lean_runtime=told.lean_runtime is not None)
+    asked = [name for name in BUILD_OPTIONS if told.rebuild or name in (options or {})]
+    found, reasons = files.find(wanted, lean_runtime=told.lean_runtime is not None, asked=asked)
     if found is not None:
         plan, record = found
         # A plan of this very version needs no other runtime.
         lean = told.lean_runtime if record.tensorrt != wanted.tensorrt else None
         try:
-            return TensorRtEngine(plan, told, max_batch, bundle.manifest, lean_runtime=lean)
+            return TensorRtEngine(plan, told, record.max_batch, bundle.manifest, lean_runtime=lean)
         except EngineError as error:
             if not told.rebuild:
                 raise
@@ -245,6 +247,7 @@ class TensorRtEngine:
                 f"({self._network}); only another fix of the same one can be refitted. Open that "
                 "bundle by itself."
             )
+        library.cuda("cudaSetDevice", self._options.device, during="selecting the device")
         with self._every_slot():
             self._release_lanes()  # captured CUDA graphs could hold the old weights
             log = library.logger()
@@ -319,7 +322,9 @@ def _network_of(manifest: Manifest) -> str:
     graph = manifest.graphs[0]
     tensors = ", ".join(f"{t.name} {t.dtype} {t.shape}" for t in (*graph.inputs, *graph.outputs))
     source = f"checkpoint {manifest.source.sha256[:12]}"
-    return f"{manifest.arch} in {graph.precision}, {graph.nodes} nodes, {tensors}, {source}"
+    restored = ", ".join(graph.lowering.restored) if graph.lowering else ""
+    precision = graph.precision + (f" but {restored} in fp32" if restored else "")
+    return f"{manifest.arch} in {precision}, {graph.nodes} nodes, {tensors}, {source}"
 
 
 def _batched(spec: TensorSpec) -> bool:

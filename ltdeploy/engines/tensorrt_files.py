@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,9 +23,11 @@ from ..errors import EngineError
 from ..files import default_cache, write_whole
 from ..fixes.encoding import Strict
 
-__all__ = ["FOLDER", "PlanFiles", "PlanRecord"]
+__all__ = ["BUILD_OPTIONS", "FOLDER", "PlanFiles", "PlanRecord"]
 
 FOLDER = "engines"
+# How a plan is built, beside what it is built from and for.
+BUILD_OPTIONS = ("opt_batch", "max_batch", "refit", "version_compatible", "hardware_compatible")
 _LIST = "tensorrt-plans.sha256"
 _LARGEST_SIDECAR_BYTES = 1 << 16
 
@@ -49,13 +52,20 @@ class PlanRecord(Strict):
     version_compatible: bool
     hardware_compatible: str
 
-    def misfit(self, wanted: PlanRecord, *, lean_runtime: bool) -> str | None:
+    def misfit(
+        self,
+        wanted: PlanRecord,
+        *,
+        lean_runtime: bool,
+        asked: Collection[str] = BUILD_OPTIONS,
+    ) -> str | None:
         """Return why this plan does not serve where ``wanted`` is asked for; None if it does.
 
         Parameters
         ----------
         wanted : what a plan built here and now would be; its hash and workspace do not matter.
         lean_runtime : whether the runtime of an older version is at hand.
+        asked : which of :data:`BUILD_OPTIONS` must be as wanted.
         """
         if self.onnx_sha256 != wanted.onnx_sha256:
             return (
@@ -69,12 +79,7 @@ class PlanRecord(Strict):
                 f"it is for {self.gpu} (compute capability {self.compute_capability}), and this is "
                 f"{wanted.gpu} (compute capability {wanted.compute_capability})"
             )
-        if (self.opt_batch, self.max_batch) != (wanted.opt_batch, wanted.max_batch):
-            return (
-                f"its profile is tuned for batches of {self.opt_batch} up to {self.max_batch}, and "
-                f"{wanted.opt_batch} up to {wanted.max_batch} is asked for"
-            )
-        for name in ("refit", "version_compatible", "hardware_compatible"):
+        for name in asked:
             if getattr(self, name) != getattr(wanted, name):
                 return f"it has {name}={getattr(self, name)}, not {getattr(wanted, name)}"
         return None
@@ -105,30 +110,45 @@ class PlanFiles:
     trust: bool = False
 
     def find(
-        self, wanted: PlanRecord, *, lean_runtime: bool
+        self,
+        wanted: PlanRecord,
+        *,
+        lean_runtime: bool,
+        asked: Collection[str] = BUILD_OPTIONS,
     ) -> tuple[tuple[bytes, PlanRecord] | None, list[str]]:
-        """Return the first plan that fits, read and checked; and why each other one does not."""
+        """Return the best plan that fits, read and checked; and why each other one does not.
+
+        The best is the one that would be built now, and else that of the largest batches.
+        """
+        fitting: list[tuple[bool, int, Path, PlanRecord]] = []
         reasons: list[str] = []
         for sidecar in sorted(self.folder.glob("*.json")):
             try:
-                return self._read(sidecar, wanted, lean_runtime), reasons
+                record = self._record(sidecar)
+                misfit = record.misfit(wanted, lean_runtime=lean_runtime, asked=asked)
+                if misfit is not None:
+                    raise EngineError(misfit)
+                other = record.misfit(wanted, lean_runtime=lean_runtime) is not None
+                fitting.append((other, -record.max_batch, sidecar, record))
+            except EngineError as error:
+                reasons.append(f"{sidecar.with_suffix('.plan').name}: {error}")
+        for *_, sidecar, record in sorted(fitting, key=lambda one: one[:3]):
+            try:
+                return (self._plan(sidecar, record), record), reasons
             except EngineError as error:
                 reasons.append(f"{sidecar.with_suffix('.plan').name}: {error}")
         return None, reasons
 
-    def _read(
-        self, sidecar: Path, wanted: PlanRecord, lean_runtime: bool
-    ) -> tuple[bytes, PlanRecord]:
+    def _record(self, sidecar: Path) -> PlanRecord:
         try:
             if sidecar.stat().st_size > _LARGEST_SIDECAR_BYTES:
                 raise EngineError("its sidecar is no sidecar")
-            record = PlanRecord.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
+            return PlanRecord.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
         except (OSError, ValueError, ValidationError, RecursionError) as error:
             first = str(error).splitlines()[0]
             raise EngineError(f"its sidecar cannot be read ({first})") from error
-        misfit = record.misfit(wanted, lean_runtime=lean_runtime)
-        if misfit is not None:
-            raise EngineError(misfit)
+
+    def _plan(self, sidecar: Path, record: PlanRecord) -> bytes:
         if not self.trust and record.plan_sha256 not in _listed():
             raise EngineError(
                 "it was not built by this user here, and a plan is a program; if you trust whoever "
@@ -141,7 +161,7 @@ class PlanFiles:
         # The bytes that were hashed are those that are deserialised: nothing is read twice.
         if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
             raise EngineError("it was changed after it was built: its sha256 is not the sidecar's")
-        return plan, record
+        return plan
 
     def save(self, plan: bytes, record: PlanRecord) -> Path:
         """Write a plan and its sidecar, put it on the user's list, and return its path.
@@ -158,6 +178,8 @@ class PlanFiles:
             *(["refit"] if record.refit else []),
             *(["versions"] if record.version_compatible else []),
             *([record.hardware_compatible] if record.hardware_compatible != "none" else []),
+            # Another GPU of the same capability, or another batch tuned for, is another plan.
+            hashlib.sha256(f"{record.gpu}\0{record.opt_batch}".encode()).hexdigest()[:8],
         ]
         self.folder.mkdir(exist_ok=True)
         path = self.folder / ("-".join(kinds) + ".plan")

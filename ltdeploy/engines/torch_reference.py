@@ -19,6 +19,7 @@ from .onnxruntime_engine import OnnxRuntimeEngine
 
 if TYPE_CHECKING:
     from ..models.classifier import Classifier
+    from ..models.detectors.detector import Detector
     from ..models.onnx_classifier import OnnxClassifier
 
 __all__ = ["OnnxReference", "TorchReference", "reference_engine", "require_suits"]
@@ -127,7 +128,7 @@ def reference_engine(model: Classifier | OnnxClassifier, *, features: bool = Fal
     return TorchReference(model, features=features)
 
 
-def require_suits(fix: LogitMap, model: Classifier | OnnxClassifier) -> None:
+def require_suits(fix: LogitMap, model: Classifier | OnnxClassifier | Detector) -> None:
     """Raise :class:`FixError` unless a fitted map can be applied to this model's outputs."""
     head, name = model.head, model.source.path.name
     if fix.classes != head.classes:

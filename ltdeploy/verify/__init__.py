@@ -5,9 +5,10 @@ from __future__ import annotations
 from .reporting import baseline_json, report_html
 from .result import VerifyResult, sentence
 from .run import Verification, compare_models, verify_bundle
-from .summary import group_rows, summarise, worst_classes
+from .summary import WORST_CLASSES, group_rows, summarise, worst_classes
 
 __all__ = [
+    "WORST_CLASSES",
     "Verification",
     "VerifyResult",
     "baseline_json",

@@ -16,9 +16,11 @@ from ..arrays import FloatArray
 from ..bundle import Bundle, open_bundle
 from ..classes import ClassTable
 from ..engines import Engine, check_finite, open_engine
-from ..errors import CheckpointError, DataError, FixError
+from ..engines.choice import computes
+from ..errors import CheckpointError, DataError, FixError, numbered
 from ..fixes import AffineMap
 from ..fixes.logit_map import LogitMap
+from ..manifest import Precision
 from ..models.options import LoadOptions
 from ..models.reading import source_sha256
 from ..preprocessing import Preprocessing
@@ -40,6 +42,7 @@ class Contender:
         unfixed logits.
     seen : content hashes of images that chose this model's fix; no figure may come from them.
     notes : what the reader of the result should know.
+    not_computed : the graph's precision where the engine computes it in float32 instead.
     seconds : time spent in the engine so far.
     """
 
@@ -51,6 +54,7 @@ class Contender:
     inside: LogitMap
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     notes: tuple[str, ...] = ()
+    not_computed: Precision | None = None
     seconds: float = 0.0
 
     def run(
@@ -98,19 +102,28 @@ def bundle_contender(bundle: Bundle, engine: str = "auto") -> Contender:
     notes: tuple[str, ...] = ()
     if chosen is not None and chosen.images and not len(seen):
         notes = (
-            f"the fix of {bundle.path.name} was chosen on {chosen.images:,} images without "
-            "fingerprints: whether they are among these cannot be checked, and if they are, its "
-            "figures are flattered",
+            f"the fix of {bundle.path.name} was chosen on {numbered(chosen.images, 'image')} "
+            "without fingerprints: whether they are among these cannot be checked, and if they "
+            "are, its figures are flattered",
+        )
+    opened = open_engine(bundle, engine)
+    precision = bundle.manifest.graphs[0].precision
+    not_computed = None if computes(opened.name, precision) else precision
+    if not_computed is not None:
+        notes += (
+            f"{opened.name} computes {precision} in float32 on this processor, so nothing here "
+            f"says what {precision} costs: verify {bundle.path.name} where it will run",
         )
     return Contender(
         name=bundle.path.name,
-        engine=open_engine(bundle, engine),
+        engine=opened,
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
         pending=identity,
         inside=bundle.manifest.fix.logit_map(),
         seen=seen,
         notes=notes,
+        not_computed=not_computed,
     )
 
 

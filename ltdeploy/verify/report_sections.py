@@ -62,10 +62,15 @@ def verdict(result: Mapping[str, Any], sentence: str) -> str:
         facts.append(("classes without images", whole(overall["classes_without_images"])))
     style, sign = _tone(result["verdict"]), _mark(result["verdict"])
     worse = sum(bool(c["regressed"]) for c in result["classes"])
-    if worse and style == "pass":
+    not_computed = result.get("not_computed")
+    limits = []
+    if worse:
+        limits.append(f"{whole(worse)} {'class' if worse == 1 else 'classes'} worse")
+    if not_computed is not None:
+        limits.append(f"not as {escape(not_computed)}")
+    if limits and style == "pass":
         style += " warned"
-        what = f"{whole(worse)} {'class' if worse == 1 else 'classes'} worse"
-        sign += pieces.mark("warned", what)
+        sign += "".join(pieces.mark("warned", limit) for limit in limits)
     long = ' class="long"' if len(sentence) > _LONG_SENTENCE else ""
     return (
         f'<section class="verdict {style}" aria-labelledby="verdict">'

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..errors import numbered
 from ..metrics.calibration import Reliability
 from ..webpage.pieces import signed
 from .gate import Verdict, covers_half
@@ -120,6 +121,9 @@ class VerifyResult:
     max_abs_logit_diff : the largest difference of any logit.
     equivalent : no top-1 label changed, and that difference is under the tolerance.
     flips : images whose top-1 label differs.
+    notes : what the reader should know of how this was measured.
+    not_computed : the precision below float32 that a side was exported in and its engine computed
+        in float32 instead: the verdict says nothing of it.
     overall, groups, classes : the figures; groups in the order of the class table's rule, classes
         in label order.
     flipped : the images that flipped, in the order they came. Not in the JSON.
@@ -137,6 +141,8 @@ class VerifyResult:
     overall: GroupResult
     groups: Mapping[str, GroupResult]
     classes: Sequence[ClassResult]
+    notes: tuple[str, ...] = ()
+    not_computed: str | None = None
     flipped: Sequence[Flip] = field(default=(), repr=False)
     reliability: Mapping[str, Mapping[str, Reliability]] = field(default_factory=dict, repr=False)
 
@@ -163,6 +169,8 @@ class VerifyResult:
             "max_abs_logit_diff": self.max_abs_logit_diff,
             "equivalent": self.equivalent,
             "flips": self.flips,
+            "notes": list(self.notes),
+            "not_computed": self.not_computed,
             "overall": asdict(self.overall),
             "groups": {name: asdict(group) for name, group in self.groups.items()},
             "classes": [asdict(c) for c in self.classes],
@@ -223,21 +231,39 @@ def _uncovered(result: VerifyResult) -> str:
     return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
+def _nothing_to_lose(result: VerifyResult) -> str:
+    """Name the groups that the reference gets all wrong: to survive there means nothing."""
+    lost = [name for name, group in result.groups.items() if group.reference == 0.0]
+    if not lost:
+        return ""
+    return f" The reference gets no image of {' and '.join(lost)} right: nothing to lose there."
+
+
 def sentence(result: VerifyResult) -> str:
     """Say in plain words what was found, and what to do where nothing could be."""
+    text = _finding(result)
+    if result.not_computed is None:
+        return text
+    return (
+        f"As float32 on this processor, which says nothing of {result.not_computed}, "
+        f"{text[0].lower()}{text[1:]}"
+    )
+
+
+def _finding(result: VerifyResult) -> str:
     strata = {**result.groups, "all classes": result.overall}
     margin = f"margin of {result.margin:g} {'point' if result.margin == 1 else 'points'}"
     names = [c.name for c in result.regressed]
     noun = "this class" if len(names) == 1 else f"these {len(names):,} classes"
     worse = f" Worse for {noun}: {name_some(names)}." if names else ""
     flips = f"{result.flips:,} of {result.images:,} top-1 labels changed"
-    uncovered = _uncovered(result)
+    uncovered = _uncovered(result) + _nothing_to_lose(result)
 
     if result.verdict == "pass":
         if result.equivalent:
             return (
                 "The tail survived: reference and candidate are numerically the same (no top-1 "
-                f"label changed on {result.images:,} images, largest logit difference "
+                f"label changed on {numbered(result.images, 'image')}, largest logit difference "
                 f"{result.max_abs_logit_diff:.1e}).{uncovered}"
             )
         nearest = _measured(
@@ -264,7 +290,7 @@ def sentence(result: VerifyResult) -> str:
     undecided = {n: g for n, g in strata.items() if g.verdict == "inconclusive"}
     measured = "; ".join(_measured(n, g) for n, g in undecided.items())
     wanted = [
-        f"{g.images_to_decide:,} images of {n} (now {g.images:,})"
+        f"{numbered(g.images_to_decide, 'image')} of {n} (now {g.images:,})"
         for n, g in undecided.items()
         if g.images_to_decide is not None
     ]

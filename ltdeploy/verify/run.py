@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .. import __version__
 from ..bundle import Bundle, open_bundle
 from ..datasets import Batch, Dataset, Loader, align_labels
-from ..errors import DataError
+from ..errors import DataError, numbered
 from ..inference import batch_size_for, fingerprints
 from ..models.options import LoadOptions
 from ..progress import Tracker, silent
@@ -29,7 +29,7 @@ from .contenders import (
     require_same_classes,
 )
 from .gate import check_margin
-from .result import VerifyResult
+from .result import VerifyResult, name_some
 
 __all__ = ["Verification", "compare_models", "verify_bundle"]
 
@@ -180,12 +180,15 @@ def _measure(
         "Date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ltdeploy": __version__,
     }
-    for note in (*reference.notes, *candidate.notes, *(side.note() for side in chose)):
-        if note:
-            described["Note"] = "; ".join(filter(None, [described.get("Note"), note]))
+    told = (*reference.notes, *candidate.notes, *(side.note() for side in chose))
+    notes = tuple(dict.fromkeys(note for note in told if note))
+    if notes:
+        described["Note"] = "; ".join(notes)
     seconds = {"reference": reference.seconds, "candidate": candidate.seconds, "total": wall}
     return Verification(
-        result=result,
+        result=replace(
+            result, notes=notes, not_computed=candidate.not_computed or reference.not_computed
+        ),
         dataset=dataset,
         unreadable=tuple(loader.unreadable),
         names=(reference.name, candidate.name),
@@ -238,6 +241,6 @@ class _ImagesThatChose:
         if not self._found:
             return ""
         return (
-            f"{len(self._found)} images that chose the fix or the precision of {self._side.name} "
-            f"were left out, the first is {self._found[0]}"
+            f"{numbered(len(self._found), 'image')} that chose the fix or the precision of "
+            f"{self._side.name} left out: {name_some(self._found, 1)}"
         )

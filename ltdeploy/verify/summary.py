@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..errors import numbered
 from .result import ClassResult, GroupResult, VerifyResult, counted, name_some, sentence, signed
 
-__all__ = ["group_rows", "summarise", "worst_classes"]
+__all__ = ["WORST_CLASSES", "group_rows", "summarise", "worst_classes"]
+
+WORST_CLASSES = (
+    "Classes that lost more images than they won, the surest first; q is the chance of it if "
+    "both were equally good, corrected for the number of classes, and below 0.05 a class is worse:"
+)
 
 _HEADER = ("", "classes", "images", "unfixed", "reference", "candidate", "difference", "verdict")
 
@@ -87,14 +93,14 @@ def summarise(
             )
             for c in worst
         ]
-        lines += ["", *_aligned(rows)]
+        lines += ["", WORST_CLASSES, *_aligned(rows)]
     if result.flipped:
         names = [c.name for c in result.classes]
         # Lost images first: they are what a reader looks for.
         first = sorted(result.flipped, key=lambda f: ("lost", "changed", "won").index(f.kind))[
             :most
         ]
-        lines += ["", f"{result.flips:,} flips, {len(first)} shown:"]
+        lines += ["", f"{numbered(result.flips, 'flip')}, {len(first)} shown:"]
         lines += [
             f"  {f.kind:7s} {identifier(f.index) if identifier else f'image {f.index}'}: "
             f"{names[f.label]}, reference said {names[f.reference]} "

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from samples import draw_photo, write_checkpoint
 
 from ltdeploy.bench import BenchOptions, BenchResult, run_bench
+from ltdeploy.bench import process as processes
+from ltdeploy.bench import run as runs
 from ltdeploy.bench.process import EngineProcess
 from ltdeploy.bench.worker import Worker
 from ltdeploy.bundle import Bundle, open_bundle
@@ -133,6 +136,40 @@ def test_an_engine_that_cannot_is_told_or_refused(bundle_path: Path, tmp_path: P
         run_bench([broken], options=QUICK)
 
 
+def test_without_an_accuracy_of_the_first_there_is_no_change(
+    bundle_path: Path,
+    other_bundle: Path,
+    photos: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound = runs.measure_accuracy
+
+    def failing(bundle: Bundle, *told: Any, **more: Any) -> Any:
+        if bundle.path == open_bundle(bundle_path).path:
+            raise EngineError("The device is lost.")
+        return sound(bundle, *told, **more)
+
+    monkeypatch.setattr(runs, "measure_accuracy", failing)
+    copy = shutil.copytree(other_bundle, tmp_path / "third.ltd")
+    bundles = [bundle_path, other_bundle, copy]
+    found = run_bench(bundles, engines=["onnxruntime"], dataset=photos, options=QUICK)
+    first, *others = found.contestants
+    assert found.first is first
+    assert (first.accuracy, first.failure) == (None, "The device is lost.")
+    assert all(one.accuracy is not None and one.accuracy.change is None for one in others)
+    assert "points" not in found.to_dict()["sentence"]
+
+
+def test_an_engine_s_own_threads_are_what_it_runs_with(bundle_path: Path) -> None:
+    options = BenchOptions(batches=(1,), seconds=0.02)
+    found = run_bench([bundle_path], engines=["onnxruntime:threads=3"], options=options)
+    assert found.cells == ((1, 3),)
+    both = replace(options, threads=(1,))
+    with pytest.raises(EngineError, match="threads is 3 and threads is 1; give one of them"):
+        run_bench([bundle_path], engines=["onnxruntime:threads=3"], options=both)
+
+
 def test_an_unknown_engine_is_refused(bundle_path: Path) -> None:
     with pytest.raises(EngineError, match=r"Unknown engine 'onnxruntme'.*Did you mean"):
         run_bench([bundle_path], engines=["onnxruntme"], options=QUICK)
@@ -239,6 +276,17 @@ def test_a_process_that_dies_is_told(bundle_path: Path, inputs: Path) -> None:
         os.kill(process._process.pid, signal.SIGKILL)
         with pytest.raises(EngineError, match=r"ended by SIGKILL.*Memory may have run out"):
             process.ask(do="turn", batch=1, seconds=0.01)
+
+
+def test_a_process_that_hangs_is_ended(
+    bundle_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EngineProcess(bundle_path, "onnxruntime", 1, inputs) as process:
+        os.kill(process._process.pid, signal.SIGSTOP)
+        monkeypatch.setitem(processes._LIMITS_S, "turn", 0.1)
+        with pytest.raises(EngineError, match=r"gave no answer in 0\.1 s and was ended"):
+            process.ask(do="turn", batch=1, seconds=0.01)
+        assert process._process.wait(10) == -signal.SIGKILL
 
 
 def test_a_process_does_not_take_modules_from_the_folder_it_is_in(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from bench_samples import accuracy, contestant, result, series
 
-from ltdeploy.bench.result import sentence
-from ltdeploy.bench.speed import Series, Spread, speed_of
+from ltdeploy.bench.result import Contestant, sentence
+from ltdeploy.bench.speed import Series, Speed, Spread, speed_of
 from ltdeploy.metrics import Figure
 
 
@@ -95,12 +95,65 @@ def test_what_fails_everywhere_is_told_once() -> None:
 
 def test_the_sentence_names_the_fastest_and_what_the_tail_pays() -> None:
     told = sentence(result())
-    assert told.startswith("At batch 8 and 2 threads int8 · openvino-cpu is the fastest with ")
-    assert ", 2.94 × the first; few −1.90 points" in told
+    fastest = result().contestants[5]
+    best = max(fastest.speeds, key=lambda speed: speed.images_per_s.value)
+    images = best.images_per_s
+    assert told.startswith(f"int8 · openvino-cpu is the fastest: {images.value:.0f} images/s (")
+    assert f"({images.low:.0f} … {images.high:.0f}) at batch {best.batch} and 2 threads, " in told
+    assert ", 2.94 × the first there (2." in told
+    assert "; few −1.90 points" in told
     assert "many" not in told
-    assert sentence(result(contestant(first=True))).startswith("onnxruntime-cpu: ")
     alone = sentence(result(contestant(first=True), contestant(engine="openvino", latency_ms=20)))
-    assert "threads onnxruntime-cpu is the fastest with " in alone
+    assert alone.startswith("onnxruntime-cpu is the fastest: ")
+    assert "×" not in alone
+
+
+def with_speeds(one: Contestant, *speeds: Speed) -> Contestant:
+    return replace(one, speeds=speeds)
+
+
+def test_the_fastest_is_that_of_all_rows() -> None:
+    """The most threads are not the fastest where they wait for each other."""
+    first = contestant(first=True)
+    slow, fast = first.speed_at(8, 2), first.speed_at(1, 1)
+    assert slow is not None
+    assert fast is not None
+    fast = replace(fast, images_per_s=Spread(726.0, 700.0, 740.0))
+    slow = replace(slow, images_per_s=Spread(692.0, 650.0, 700.0))
+    told = sentence(result(with_speeds(first, fast, slow)))
+    assert told.startswith("onnxruntime-cpu is fastest with 726 images/s (700 … 740) at batch 1 and")
+    assert told.endswith(" 1 thread.")
+    assert sentence(result(with_speeds(first, slow))) == (
+        "onnxruntime-cpu: 692 images/s (650 … 700) at batch 8 and 2 threads."
+    )
+
+
+def test_no_factor_rests_on_noise() -> None:
+    first, other = contestant(first=True), contestant(engine="openvino", latency_ms=5)
+    noisy = [replace(speed, ratio=Spread(1.38, 0.29, 16.29)) for speed in other.speeds]
+    told = sentence(result(first, with_speeds(other, *noisy)))
+    assert told.startswith("openvino-cpu is the fastest: ")
+    assert "×" not in told
+    shaky = [replace(speed, stable=False) for speed in first.speeds]
+    told = sentence(result(with_speeds(first, *shaky), other))
+    assert told.startswith("openvino-cpu is the fastest: ")
+    assert "×" not in told
+    assert "× the first there" in sentence(result(first, other))
+
+
+def test_what_was_not_stable_is_not_the_fastest() -> None:
+    first, other = contestant(first=True), contestant(engine="openvino", latency_ms=5)
+    shaky = with_speeds(other, *(replace(speed, stable=False) for speed in other.speeds))
+    assert sentence(result(first, shaky)).startswith("onnxruntime-cpu is the fastest: ")
+    told = sentence(result(shaky, shaky))
+    assert told == "Nothing was stable after its warm-up, so none is called the fastest."
+
+
+def test_what_failed_on_the_way_is_not_the_fastest() -> None:
+    lost = replace(contestant(engine="openvino", latency_ms=1.0), failure="The device is lost.")
+    told = sentence(result(contestant(first=True), contestant(engine="x", latency_ms=5.0), lost))
+    assert told.startswith("x-cpu is the fastest: ")
+    assert sentence(result(lost)) == "No engine ran to the end."
 
 
 def test_the_sentence_does_not_hide_what_another_group_loses() -> None:

@@ -78,7 +78,12 @@ def main(bundle: str, out: str, engine: str, images: int, place: int, deaths: in
         done = predict_to_file(
             bundle, inputs, out, engine=engine, ray=RayOptions(workers=2), track=track
         )
-        told |= {"rows": done.rows, "continued": done.continued, "errors": done.errors}
+        told |= {
+            "rows": done.rows,
+            "continued": done.continued,
+            "errors": done.errors,
+            "engine": done.engine,
+        }
     except LtdeployError as error:
         told |= {"kind": type(error).__name__, "error": str(error)}
     import ray

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,11 +40,35 @@ def bytes_of(path: str) -> dict[str, object]:
 
 def test_files_and_folders_in_the_order_asked(here: Path) -> None:
     assert names("photos") == ["photos/a.png", "photos/b.jpg", "photos/deep/c.JPG"]
-    assert names("photos/b.jpg", "photos/deep", "missing.jpg") == [
+    assert names("photos/b.jpg", "photos/deep") == ["photos/b.jpg", "photos/deep/c.JPG"]
+
+
+def test_links_to_folders_are_followed_once(here: Path, tmp_path: Path) -> None:
+    Path("photos/link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    Path("elsewhere").mkdir()
+    draw_photo(2, 8, 8).save("elsewhere/d.png")
+    Path("elsewhere/again").symlink_to(tmp_path / "photos", target_is_directory=True)
+    assert names("photos") == [
+        "photos/a.png",
         "photos/b.jpg",
         "photos/deep/c.JPG",
-        "missing.jpg",
+        "photos/link/d.png",
     ]
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.fspath(path).endswith("deep"):  # root may read everything
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"photos/deep cannot be read: Permission denied"):
+        names("photos")
 
 
 def test_a_list_of_paths_with_and_without_labels(here: Path) -> None:
@@ -68,6 +94,33 @@ def test_a_parquet_file_needs_no_labels(here: Path) -> None:
     assert open_unlabelled("two.parquet").labels.tolist() == [0, 0]
     with pytest.raises(DataError, match="whole-number columns"):
         open_dataset("two.parquet")
+
+
+def test_rows_of_files_with_one_name_are_told_apart(here: Path) -> None:
+    for folder, count in (("da", 2), ("db", 1)):
+        Path(folder).mkdir()
+        rows = [bytes_of("photos/a.png")] * count
+        for name in ("x", folder):
+            pq.write_table(pa.table({"image": rows}), f"{folder}/{name}.parquet")
+    assert names("da/x.parquet", here / "db/x.parquet") == [
+        "da/x.parquet#0",
+        "da/x.parquet#1",
+        f"{here}/db/x.parquet#0",
+    ]
+    assert names("da/da.parquet", "db/db.parquet") == ["da.parquet#0", "da.parquet#1", "db.parquet#0"]
+    assert names("da/da.parquet", "da/da.parquet")[::2] == ["da.parquet#0"] * 2
+    inputs = pickle.loads(pickle.dumps(open_inputs(["da/x.parquet", "db/x.parquet"])))
+    assert inputs.identifier(2) == "db/x.parquet#0"
+
+
+def test_lists_with_one_path_in_two_folders_are_told_apart(here: Path) -> None:
+    for folder in ("photos", "other"):
+        Path(folder).mkdir(exist_ok=True)
+        draw_photo(1, 8, 8).save(f"{folder}/a.png")
+        Path(f"{folder}/list.txt").write_text("a.png\n")
+    assert names("photos/list.txt", "other/list.txt") == ["photos/a.png", "other/a.png"]
+    assert names("photos/list.txt", "photos/list.txt") == ["a.png", "a.png"]
+    assert names("photos/list.txt", "other/list.txt", root="photos") == ["a.png", "a.png"]
 
 
 def test_inputs_travel(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +151,28 @@ def test_a_fingerprint_is_of_the_list(here: Path) -> None:
 def test_nothing_is_fetched(text: str) -> None:
     with pytest.raises(UsageError, match=r"neither stdin nor addresses"):
         open_inputs([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("phtos", "phtos does not exist; expected an image, a folder of images.*'photos'"),
+        ("photos/a.pgn", "a.pgn does not exist.*Did you mean 'a.png'"),
+        ("photos/depe/c.JPG", "does not exist.*Did you mean 'deep'"),
+        ("lst.txt", "does not exist; expected .*txt list"),
+        ("photos/a.png/b", "does not exist"),
+        ("specis", "Did you mean 'species'"),
+        ("a\0b", "cannot be read"),
+    ],
+)
+def test_what_is_typed_wrong_is_no_input(here: Path, text: str, hint: str) -> None:
+    with pytest.raises(DataError, match=hint):
+        open_inputs(["photos", text])
+
+
+def test_a_path_inside_a_list_may_be_missing(here: Path) -> None:
+    Path("list.txt").write_text("photos/a.png\nphotos/gone.png\n")
+    assert names("list.txt") == ["photos/a.png", "photos/gone.png"]
 
 
 def test_what_cannot_be_opened(here: Path) -> None:

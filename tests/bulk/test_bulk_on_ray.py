@@ -56,9 +56,10 @@ def rows_of(path: str) -> list[dict[str, Any]]:
 
 @needs_ray
 def test_two_workers_one_of_which_dies(bundle_path: Path, photos: list[str]) -> None:
-    told = on_ray(bundle_path, deaths=1)
+    told = on_ray(bundle_path, engine="onnxruntime:threads=2", deaths=1)  # of one CPU each
     assert Path("grave0").exists()
     assert (told["rows"], told["continued"]) == (IMAGES, 0), told
+    assert told["engine"] == "onnxruntime-cpu"
     assert told["heard"]
     assert set(told["heard"]) <= LOOPBACK
     assert not told["still"]
@@ -89,9 +90,9 @@ def test_what_kills_every_worker_is_named_and_the_run_goes_on_elsewhere(
 
 @needs_ray
 def test_an_engine_that_fails_says_what_it_says_here(bundle_path: Path, photos: list[str]) -> None:
-    told = on_ray(bundle_path, engine="abacus")
+    told = on_ray(bundle_path, engine="onnxruntime-cuda:device=99")
     assert told["kind"] == "EngineError"
-    assert "Unknown engine 'abacus'" in told["error"]
+    assert "CUDA" in told["error"] or "device is 99" in told["error"]
     assert not Path("out.jsonl.partial").exists()
 
 
@@ -100,6 +101,7 @@ def batch(*places: int) -> dict[str, Any]:
         "place": list(places),
         "row": [json.dumps({"place": place}) for place in places],
         "failure": [""] * len(places),
+        "engine": ["an engine"] * len(places),
     }
 
 
@@ -116,7 +118,7 @@ def test_lost_and_repeated_rows_are_seen(batches: list[dict[str, Any]], complain
     ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=ConnectionError))
     inputs = Inputs([_Files([""] * 6, "")])
     good = _in_order(iter([batch(3, 4), batch(5)]), inputs, range(3, 6), ray)
-    assert [row["place"] for row in good] == [3, 4, 5]
+    assert [(engine, row["place"]) for engine, row in good] == [("an engine", p) for p in (3, 4, 5)]
     with pytest.raises(EngineError, match=complaint):
         list(_in_order(iter(batches), inputs, range(3, 6), ray))
 
@@ -130,6 +132,9 @@ def test_options_are_read() -> None:
         ("ray:worker=2", "Did you mean 'workers'"),
         ("ray:workers=two", "expected a number"),
         ("ray:workers=0", "at least one worker"),
+        ("ray:cpus=nan", "cpus=nan"),
+        ("ray:cpus=inf", "cpus=inf"),
+        ("ray:gpus=nan", "gpus=nan"),
     ):
         with pytest.raises(UsageError, match=complaint):
             parse_ray(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -19,11 +20,14 @@ import pytest
 from samples import draw_photo
 
 from ltdeploy.bulk import Inputs, Written, open_inputs, predict_to_file
+from ltdeploy.bulk import journal as journals
+from ltdeploy.bulk.journal import Journal, Run
 from ltdeploy.bundle import open_bundle
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from ltdeploy.errors import DataError, EngineError, UsageError
 
 ENGINE = "onnxruntime"
+NAME = "onnxruntime-cpu"
 
 
 @pytest.fixture
@@ -60,13 +64,13 @@ class Broken(OnnxRuntimeEngine):
 @pytest.fixture
 def lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ltdeploy.bulk.run.open_engine", lambda bundle, engine: Broken(bundle.graph_path)
+        "ltdeploy.bulk.models.open_engine", lambda bundle, *_, **__: Broken(bundle.graph_path)
     )
 
 
 def test_one_row_per_input_in_order(bundle_path: Path, photos: list[str]) -> None:
     warned: list[str] = []
-    assert run(bundle_path, photos, warn=warned.append) == Written(600, 20, 0)
+    assert run(bundle_path, photos, warn=warned.append) == Written(600, 20, 0, NAME)
     rows = rows_of("out.jsonl")
     assert [row["input"] for row in rows] == photos
     assert all(("error" in row) == (row["input"] == "photos/07.png") for row in rows)
@@ -110,14 +114,14 @@ def test_what_was_begun_is_continued(
     kept = Path("out.jsonl.partial/rows.jsonl").read_bytes()
     with Path("out.jsonl.partial/rows.jsonl").open("ab") as file:
         file.write(b'{"input": "photos/')  # what a kill leaves of a row
-    monkeypatch.setattr("ltdeploy.bulk.run.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
     done = run(bundle_path, photos)
-    assert done == Written(600, 20, kept.count(b"\n"))
+    assert done == Written(600, 20, kept.count(b"\n"), NAME)
     assert [row["input"] for row in rows_of("out.jsonl")] == photos
     assert Path("out.jsonl").read_bytes().startswith(kept)
 
 
-def _plain_engine(bundle: Any, engine: str) -> OnnxRuntimeEngine:
+def _plain_engine(bundle: Any, *_: Any, **__: Any) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(bundle.graph_path)
 
 
@@ -128,7 +132,7 @@ def test_another_run_is_refused_in_words(
         run(bundle_path, photos)
     with pytest.raises(UsageError, match=r"other inputs \(600 images then, 599 now\).*--restart"):
         run(bundle_path, photos[:-1])
-    with pytest.raises(UsageError, match=r"other inputs"):
+    with pytest.raises(UsageError, match=r"other inputs \(600 images .* their order .*changed"):
         run(bundle_path, photos[::-1])
     with pytest.raises(UsageError, match=r"--top-k 5 \(now 3\)"):
         run(bundle_path, photos, top_k=3)
@@ -140,8 +144,8 @@ def test_another_run_is_refused_in_words(
     run_file.write_text("{")
     with pytest.raises(UsageError, match="another version"):
         run(bundle_path, photos)
-    monkeypatch.setattr("ltdeploy.bulk.run.open_engine", _plain_engine)
-    assert run(bundle_path, photos[:5], restart=True) == Written(5, 0, 0)
+    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    assert run(bundle_path, photos[:5], restart=True) == Written(5, 0, 0, NAME)
 
 
 def test_rows_that_were_changed_are_refused(
@@ -170,7 +174,7 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
     with pytest.raises(EngineError):
         run(bundle_path, photos, restart=True)
     assert Path("out.jsonl").read_text() == "old"
-    monkeypatch.setattr("ltdeploy.bulk.run.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
     run(bundle_path, photos)
     assert len(rows_of("out.jsonl")) == 600
 
@@ -183,7 +187,7 @@ def test_a_finished_output_is_not_overwritten_by_accident(
     with pytest.raises(UsageError, match=r"out\.jsonl is there already.*--restart"):
         run(bundle_path, ["photo"])
     assert Path("out.jsonl").read_bytes() == before
-    assert run(bundle_path, photos[:6], restart=True) == Written(6, 0, 0)
+    assert run(bundle_path, photos[:6], restart=True) == Written(6, 0, 0, NAME)
 
 
 def test_the_same_names_elsewhere_are_another_run(
@@ -193,7 +197,9 @@ def test_the_same_names_elsewhere_are_another_run(
     for number in range(30):
         draw_photo(100 + number, 32, 32).save(f"other/photos/{number:02d}.png")
     out = str(tmp_path / "out.jsonl")
-    monkeypatch.setattr("ltdeploy.bulk.run.open_engine", lambda b, e: Broken(b.graph_path))
+    monkeypatch.setattr(
+        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Broken(b.graph_path)
+    )
     with pytest.raises(EngineError):
         run(bundle_path, photos, out)
     monkeypatch.undo()
@@ -222,7 +228,109 @@ def test_two_at_once_are_refused(bundle_path: Path, photos: list[str]) -> None:
         with pytest.raises(UsageError, match="Another process is writing"):
             run(bundle_path, photos[:40])
 
-    assert run(bundle_path, photos[:40], warn=second) == Written(40, 2, 0)
+    assert run(bundle_path, photos[:40], warn=second) == Written(40, 2, 0, NAME)
+
+
+def a_journal(images: int = 2) -> Journal:
+    """Return the journal of a run whose rows are all written."""
+    inputs = open_inputs([f"{number}.png" for number in range(images)])
+    run_of = Run("b", images, inputs.fingerprint(), 5, ENGINE)
+    journal = Journal(Path("o.jsonl"), run_of, inputs)
+    for number in range(journal.rows, images):
+        journal.answered_by(NAME)
+        journal.write({"input": f"{number}.png"})
+    return journal
+
+
+def test_an_output_that_is_finished_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process ends between our opening the lock and our holding it."""
+    monkeypatch.chdir(tmp_path)
+    first = a_journal()
+    lock = fcntl.flock
+
+    def late(file: Any, kind: int) -> None:
+        first.finish()
+        first.__exit__(None, None, None)
+        lock(file, kind)
+
+    monkeypatch.setattr(journals.fcntl, "flock", late)
+    with pytest.raises(UsageError, match="Another process"):
+        a_journal()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert [row["input"] for row in rows_of("o.jsonl")] == ["0.png", "1.png"]
+    assert os.listdir() == ["o.jsonl"]
+    with pytest.raises(UsageError, match="is there already"):
+        a_journal()
+    assert os.listdir() == ["o.jsonl"]
+
+
+def test_who_finished_touches_nothing_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = a_journal(images=0)
+    first.finish()
+    Path("o.jsonl").unlink()
+    with a_journal() as second:
+        first.__exit__(None, None, None)
+        second.finish()
+    assert len(rows_of("o.jsonl")) == 2
+
+
+def test_what_was_killed_in_its_last_step_is_only_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = a_journal()
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "_drop", lambda self: None)
+        first.finish()
+        first.__exit__(None, None, None)
+    assert sorted(os.listdir("o.jsonl.partial")) == ["lock", "run.json"]
+    with a_journal() as second:
+        assert second.continued == 2
+        second.finish()
+    assert len(rows_of("o.jsonl")) == 2
+    assert os.listdir() == ["o.jsonl"]
+
+
+def test_auto_does_not_go_on_with_another_engine(
+    bundle_path: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = open_inputs(photos)
+    monkeypatch.setattr(
+        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Broken(b.graph_path)
+    )
+    with pytest.raises(EngineError):
+        predict_to_file(bundle_path, inputs, "out.jsonl")
+    kept = len(rows_of("out.jsonl.partial/rows.jsonl"))
+
+    class Another(OnnxRuntimeEngine):
+        name = "another"
+
+    monkeypatch.setattr(
+        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Another(b.graph_path)
+    )
+    said = f"The {kept} rows .* answered by {NAME}, and --engine auto is another now.*--restart"
+    with pytest.raises(UsageError, match=said):
+        predict_to_file(bundle_path, inputs, "out.jsonl")
+    assert len(rows_of("out.jsonl.partial/rows.jsonl")) == kept
+    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    done = predict_to_file(bundle_path, inputs, "out.jsonl")
+    assert done == Written(600, 20, kept, NAME)
+
+
+def test_inputs_that_changed_are_said_to_have(
+    bundle_path: Path, photos: list[str], lost_device: None
+) -> None:
+    with pytest.raises(EngineError):
+        run(bundle_path, photos)
+    draw_photo(99, 40, 40).save("photos/03.png")
+    with pytest.raises(UsageError, match=r"600 images then and now, but .* files changed since"):
+        run(bundle_path, photos)
 
 
 def test_endings_and_places_that_cannot_be_written(bundle_path: Path, photos: list[str]) -> None:

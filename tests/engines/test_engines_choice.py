@@ -11,6 +11,7 @@ import pytest
 from ltdeploy.bundle import Bundle, open_bundle
 from ltdeploy.engines import ENGINES, open_engine
 from ltdeploy.engines.choice import AUTO_ORDER, candidates
+from ltdeploy.engines.diagnosis import diagnose_engines
 from ltdeploy.errors import EngineError, MissingExtraError
 
 
@@ -103,3 +104,27 @@ def test_a_plan_is_taken_and_never_built_unasked(
     assert "holds no TensorRT plan" in str(against("fp32", tmp_path)["tensorrt"])
     (tmp_path / "a.plan").write_bytes(b"")
     assert against("fp32", tmp_path)["tensorrt"] is None
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_without_a_driver_that_is_said_before_the_package(
+    bundle: Bundle, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, "tensorrt", "tensorrt_bindings", "onnxruntime")
+    monkeypatch.setattr("ltdeploy.engines.diagnosis.nvidia_devices", _no_device)
+    monkeypatch.setattr("ltdeploy.engines.tensorrt_doctor._driver", _no_device)
+    with pytest.raises(MissingExtraError) as caught:
+        open_engine(bundle, engine)
+    extra = "tensorrt" if engine == "tensorrt" else "gpu"
+    assert str(caught.value).startswith("No NVIDIA driver. ")
+    assert f"pip install 'ltdeploy[{extra}]'" in str(caught.value)
+    assert diagnose_engines()[engine]["detail"] == str(caught.value)
+
+
+def test_a_wrong_option_is_said_and_no_driver(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltdeploy.engines.tensorrt_doctor._driver", _no_device)
+    with pytest.raises(EngineError, match=r"max_batc") as caught:
+        open_engine(bundle, "tensorrt:max_batc=3")
+    assert "driver" not in str(caught.value)

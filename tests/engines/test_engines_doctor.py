@@ -64,6 +64,17 @@ def test_without_a_gpu_it_says_what_is_missing(found: dict) -> None:
     assert found["auto"]["bf16"]["takes"] == "openvino"
 
 
+@pytest.mark.parametrize("package", ["onnxslim", "ml_dtypes", "ray", "cuda.bindings"])
+def test_what_a_command_imports_is_listed(found: dict, package: str) -> None:
+    assert package in found["packages"]
+
+
+def test_a_part_of_what_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = sys.modules["ltdeploy.cli.doctor"]._PACKAGES
+    monkeypatch.setitem(packages, "no_such_package.part", ("nothing", "cpu"))
+    assert diagnose()["packages"]["no_such_package.part"]["version"] is None
+
+
 def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("openvino", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)

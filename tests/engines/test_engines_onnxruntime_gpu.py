@@ -82,10 +82,46 @@ def test_what_to_do_about_it(reason: str, advice: str, monkeypatch: pytest.Monke
 
 def test_nodes_elsewhere_are_named(bundle: Bundle) -> None:
     session = cpu_session(bundle)
-    assert misplaced_nodes(session, CPU) == []
-    elsewhere = misplaced_nodes(session, CUDA)
+    assert misplaced_nodes(session, CPU, bundle.graph_path) == []
+    elsewhere = misplaced_nodes(session, CUDA, bundle.graph_path)
     assert any("(Conv) on CPUExecutionProvider" in node for node in elsewhere)
-    assert not any("(Shape)" in node for node in elsewhere)
+
+
+def test_only_shapes_may_be_computed_elsewhere() -> None:
+    """The same operators, once on the sizes of the input and once on what is in it."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        shapes (float[N, 4] x) => (float[M] y) {
+            [size] s = Shape(x)
+            [first] zero = Constant<value = int64[1] {0}>()
+            [rows] n = Gather(s, zero)
+            [all] m = Mul(n, n)
+            [flat] flat = Reshape(x, m)
+            [square] y = Mul(flat, flat)
+        }
+    """
+    onnx = pytest.importorskip("onnx")
+    model = onnx.parser.parse_model(text).SerializeToString()
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = open_session(runtime, model, options, CPU)
+    assert sorted(misplaced_nodes(session, CUDA, model)) == [
+        f"flat (Reshape) on {CPU}",
+        f"square (Mul) on {CPU}",
+    ]
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LTDEPLOY_CACHE", str(tmp_path / "file"))
+    calls = recorded(monkeypatch)
+    with pytest.warns(RuntimeWarning, match="cannot be kept in .*Set LTDEPLOY_CACHE"):
+        onnxruntime_gpu.open_tensorrt_provider(bundle)
+    ((_, _, settings, _),) = calls
+    assert not any("cache" in name for name in settings)
 
 
 def test_another_provider_than_asked_for_is_an_error(bundle: Bundle) -> None:

@@ -41,8 +41,8 @@ def test_the_tensorrt_engine_reads_its_own_options() -> None:
         ("openvino:thread=2", "no option 'thread'; expected one of hint, threads.* mean 'threads'"),
         ("onnxruntime:graphs=on", "engine onnxruntime has no option 'graphs'"),
         ("auto:device=1", "engine auto has no option 'device'"),
-        ("openvino:hint=latncy", "hint is 'latncy'; expected latency or throughput.* 'latency'"),
-        ("openvino:threads=two", "threads is 'two'; expected a number"),
+        ("openvino:hint=latncy", r"expected latency or throughput\. Did you mean 'latency'\?$"),
+        ("openvino:threads=two", r"threads is 'two'; expected a number\.$"),
         ("openvino:threads=-1", "threads is '-1'; expected a number"),
         ("openvino:threads=0", "threads is 0; expected 1 to"),
         ("openvino:threads=100000", "threads is 100000; expected 1 to"),
@@ -56,6 +56,12 @@ def test_the_tensorrt_engine_reads_its_own_options() -> None:
 def test_what_is_wrong_is_named(text: str, said: str) -> None:
     with pytest.raises(EngineError, match=said):
         parse_engine(text)
+
+
+def test_threads_asked_for_are_found() -> None:
+    assert parse_engine("auto:threads=2").threads == 2
+    assert parse_engine("openvino").threads is None
+    assert parse_engine("tensorrt:threads=2").threads is None  # no option of it, and refused later
 
 
 def test_threads_said_twice(bundle_path: object) -> None:

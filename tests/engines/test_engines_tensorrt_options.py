@@ -13,7 +13,7 @@ from ltdeploy.bundle import open_bundle
 from ltdeploy.engines import tensorrt_library as library
 from ltdeploy.engines.tensorrt_doctor import diagnose_tensorrt
 from ltdeploy.engines.tensorrt_engine import open_tensorrt
-from ltdeploy.engines.tensorrt_files import PlanFiles, PlanRecord
+from ltdeploy.engines.tensorrt_files import BUILD_OPTIONS, PlanFiles, PlanRecord
 from ltdeploy.engines.tensorrt_options import TensorRtOptions
 from ltdeploy.errors import EngineError, LtdeployError
 
@@ -123,6 +123,8 @@ def test_every_field_that_matters_is_compared() -> None:
     for name, value in changes.items():
         other = RECORD.model_copy(update={name: value})
         assert other.misfit(RECORD, lean_runtime=True) is not None, name
+        free_to_be = other.misfit(RECORD, lean_runtime=True, asked=()) is None
+        assert free_to_be == (name in BUILD_OPTIONS), name
 
 
 def test_a_machine_without_gpu_is_told_what_is_missing(bundle_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_plan_is_built_once_and_kept(machine: Machine, bundle: Bundle, tmp_pat
     check(open_tensorrt(bundle), machine)
     (plan,) = (bundle.path / "engines").glob("*.plan")
     assert plan.read_bytes() == b"a plan"
-    assert plan.name == f"tensorrt-{machine.trt.__version__}-sm90-b256.plan"
+    assert plan.name.startswith(f"tensorrt-{machine.trt.__version__}-sm90-b256-")
     assert list((tmp_path / "cache").glob("*.timing"))
     check(open_tensorrt(bundle, {"rebuild": "off"}), machine)
     assert builds(machine) == 1

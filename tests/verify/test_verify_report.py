@@ -221,6 +221,20 @@ def test_a_pass_with_classes_that_got_worse_is_warned_of() -> None:
     assert banner("fail", (97, 98))[0] == "verdict fail"
 
 
+def test_a_pass_that_says_nothing_of_the_precision_is_warned_of() -> None:
+    def banner(verdict: str, not_computed: str | None) -> tuple[str, str]:
+        result = {**result_of(), "verdict": verdict, "not_computed": not_computed}
+        document = Document(render_report(result, title="t", sentence="s"))
+        classes = (a.get("class") or "" for tag, a in document.elements if tag == "section")
+        return next(c for c in classes if c.startswith("verdict")), document.text
+
+    style, text = banner("pass", "fp16")
+    assert style == "verdict pass warned"
+    assert re.search(r"Pass\s*not as fp16", text)
+    assert banner("pass", None)[0] == "verdict pass"
+    assert banner("fail", "fp16")[0] == "verdict fail"
+
+
 def test_classes_without_images_are_counted_beside_the_figures() -> None:
     text = Document(render_report(result_of(without_images=(98, 99)), title="t", sentence="s")).text
     few = sum(row["group"] == "few" for row in result_of()["classes"])

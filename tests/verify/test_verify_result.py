@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ltdeploy.classes import ClassTable, GroupRule
 from ltdeploy.errors import DataError, EngineError, UsageError
 from ltdeploy.verify.assess import Accumulator, assess
 from ltdeploy.verify.result import VerifyResult, name_some
-from ltdeploy.verify.summary import group_rows, summarise, worst_classes
+from ltdeploy.verify.summary import WORST_CLASSES, group_rows, summarise, worst_classes
 
 CLASSES = 30
 PER_CLASS = 100
@@ -209,6 +209,43 @@ def test_classes_without_images_are_counted_and_most_of_them_keep_a_group_undeci
     assert f"Only {measured} of the 10 few classes {have} images." in summarise(same)
 
 
+def test_a_group_with_nothing_to_lose_is_said_so() -> None:
+    labels, reference = model(per_class=400)
+    candidate = reference * 1.5
+    said = "The reference gets no image of few right: nothing to lose there."
+    assert said not in summarise(assess(labels, reference, candidate, None, TABLE))
+    reference[:, 20:] = candidate[:, 20:] = -9.0
+    for other in (candidate, reference):  # numerically the same, or not
+        result = assess(labels, reference, other, None, TABLE)
+        assert (result.verdict, result.groups["few"].candidate) == ("pass", 0.0)
+        assert said in summarise(result).splitlines()[0]
+
+
+def test_what_was_not_computed_is_not_passed_without_a_word() -> None:
+    labels, reference = model(per_class=400)
+    plain = assess(labels, reference, reference, None, TABLE)
+    assert "float32" not in summarise(plain)
+    assert (plain.to_dict()["notes"], plain.to_dict()["not_computed"]) == ([], None)
+    for result in (plain, without_five()):
+        told = replace(result, notes=("a note",), not_computed="fp16")
+        assert (
+            summarise(told)
+            .splitlines()[0]
+            .startswith("As float32 on this processor, which says nothing of fp16, the tail ")
+        )
+        content = json.loads(told.to_json())
+        assert (content["notes"], content["not_computed"]) == (["a note"], "fp16")
+        assert content["sentence"] in summarise(told)
+
+
+def test_one_of_a_thing_is_not_in_the_plural() -> None:
+    labels, reference = model()
+    one = assess(labels[:1], reference[:1], reference[:1], None, TABLE)
+    assert "changed on 1 image, largest" in summarise(one)
+    flipped = assess(labels[:1], reference[:1], -reference[:1], None, TABLE)
+    assert "1 flip, 1 shown:" in summarise(flipped)
+
+
 def test_limit_that_kept_a_group_from_failing_is_said() -> None:
     labels, reference = model(per_class=20)
     candidate = reference.copy()
@@ -272,6 +309,7 @@ def test_summary_is_short_and_shows_the_worst_and_the_flips() -> None:
     assert lines[0].startswith("The tail did not survive: few −")
     assert "Worse for these 5 classes: " in lines[0]
     assert len(lines) < 25
+    assert lines[lines.index(WORST_CLASSES) + 1].startswith("class")
     assert sum("(worse)" in line for line in lines) == 3
     assert "val/" in text
     assert f"{result.flips:,} flips, 3 shown:" in text

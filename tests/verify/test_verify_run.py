@@ -13,8 +13,9 @@ from samples import write_checkpoint
 
 from ltdeploy.bundle import open_bundle, write_bundle
 from ltdeploy.datasets import open_dataset
+from ltdeploy.engines.choice import computes
 from ltdeploy.errors import CheckpointError, DataError, EngineError
-from ltdeploy.export import export_bundle
+from ltdeploy.export import PrecisionRequest, export_bundle
 from ltdeploy.fixes import FixSpec
 from ltdeploy.models.classifier import load_checkpoint
 from ltdeploy.testing import assert_tail_maintained
@@ -68,6 +69,35 @@ def test_the_unfixed_model_stands_beside(bundle_path: Path, checkpoint: Path, ph
     plain = compare_models(checkpoint, bundle_path, data)
     for group, figures in done.result.groups.items():
         assert figures.unfixed == plain.result.groups[group].reference
+
+
+def test_fp16_on_an_engine_that_computes_float32_is_said_everywhere(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = export_bundle(
+        load_checkpoint(checkpoint),
+        [],
+        tmp_path / "low.ltd",
+        precision=PrecisionRequest("fp16", engine="onnxruntime"),
+    ).bundle
+    data = open_dataset(str(photos))
+    done = verify_bundle(low, data, reference=checkpoint, engine="onnxruntime")
+    note = (
+        "onnxruntime-cpu computes fp16 in float32 on this processor, so nothing here says what "
+        "fp16 costs: verify low.ltd where it will run"
+    )
+    assert done.result.not_computed == "fp16"
+    assert note in done.result.notes
+    assert note in done.provenance["Note"]
+    assert done.result.to_dict()["sentence"].startswith("As float32 on this processor, which")
+    page = report_html(done, title="low", kind="verification")
+    assert note in page
+    beside = compare_models(low.path, low.path, data)
+    assert len(beside.result.notes) == 1
+
+    monkeypatch.setattr("ltdeploy.verify.contenders.computes", lambda engine, precision: True)
+    done = verify_bundle(low, data, reference=checkpoint, engine="onnxruntime")
+    assert (done.result.not_computed, done.result.notes) == (None, ())
 
 
 def test_a_damaged_bundle_does_not_pass(bundle_path: Path, photos: Path, tmp_path: Path) -> None:
@@ -190,3 +220,10 @@ def test_non_finite_logits_name_the_image_and_the_engine(
         EngineError, match=r"openvino-cpu gave 1 non-finite logits .* test/species 0/0\.png"
     ):
         verify_bundle(tmp_path / "nan.ltd", open_dataset(str(photos)), reference=reference)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"])
+def test_devices_compute_what_they_are_given(engine: str) -> None:
+    assert computes(engine, "fp16")
+    assert not computes("onnxruntime-cpu", "fp16")
+    assert computes("onnxruntime-cpu", "int8")

@@ -1,0 +1,66 @@
+"""The reference of a detector: the float32 model as its checkpoint has it, without any fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import FloatArray
+from ..errors import EngineError
+from ..images import normalise
+from .base import TensorSpec, check_feeds
+
+if TYPE_CHECKING:
+    from ..models.detectors.detector import Detector
+
+__all__ = ["DetectorReference"]
+
+
+class DetectorReference:
+    """A detector run eagerly in float32 on the CPU, by its library's own code.
+
+    Input ``images`` uint8 (N, H, W, 3), canvases; outputs ``boxes`` (N, P, 4) or (N, P, F, 4) in
+    canvas pixels, ``logits`` (N, P, C) before any fix, and ``quality`` (N, P) where it has one. P
+    may differ from batch to batch.
+    """
+
+    name = "torch-cpu"
+
+    def __init__(self, model: Detector) -> None:
+        self._model: Detector | None = model
+        size = (model.canvas.height_px, model.canvas.width_px)
+        self.inputs = (TensorSpec("images", "uint8", (None, *size, 3)),)
+        columns, classes = model.head.classes, model.head.classes
+        if model.head.background is not None:
+            classes -= 1
+        own = (classes,) if model.architecture.kind == "rcnn" else ()
+        outputs = [
+            TensorSpec("boxes", "float32", (None, None, *own, 4)),
+            TensorSpec("logits", "float32", (None, None, columns)),
+        ]
+        if model.score_rule.quality != "none":
+            outputs.append(TensorSpec("quality", "float32", (None, None)))
+        self.outputs = tuple(outputs)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
+        """Run one batch; see :meth:`ltdeploy.engines.base.Engine.run`."""
+        import torch
+
+        from ..models.detectors.reference import raw_outputs
+
+        model = self._model
+        if model is None:
+            raise EngineError(f"{self.name} was closed; load the checkpoint again.")
+        check_feeds(self.name, self.inputs, feeds)
+        canvas = model.canvas.as_preprocessing()
+        images = normalise(feeds["images"].astype(np.uint8, copy=False), canvas)
+        with torch.inference_mode():
+            results = raw_outputs(model.module, model.architecture.kind, torch.from_numpy(images))
+        return {name: values.float().numpy() for name, values in results.items()}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
