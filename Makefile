@@ -47,5 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 		exit 1; }
 	@echo "Installing into $(VENV), once: torch is the most of it, about 6 GB on disk. This takes 2 to 10 minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Judges our metrics in tests. What it asks for beside, OpenCV above all, only draws.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lvis==0.5.3
 	@touch $@
 	@echo "Installed."

@@ -222,8 +222,8 @@ def tell_costs(evidence: Evidence) -> None:
     sigmoid = replace(known, head=replace(known.head, activation="sigmoid"))
     given = {"tau_norm": ":tau=0.7", "logit_adjustment": ":tau=1", "temperature": ":t=1"}
     for name in FIXES:
-        if name == "score_multiplier":
-            continue  # given, and not fitted
+        if name == "score_multiplier" or FIXES[name].of_detectors:
+            continue  # given, and not fitted; not of classifiers
         fix = parse_spec(name + given.get(name, "")).fixed()
         context = sigmoid if name == "platt" else known
         start = time.perf_counter()

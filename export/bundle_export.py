@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ltdeploy import __version__
-from ltdeploy._optional import installed_version
 from ltdeploy.arrays import FloatArray
 from ltdeploy.bundle import GOLDEN, SELECTION, Bundle, file_entry, write_bundle
 from ltdeploy.datasets import Dataset
@@ -29,25 +27,30 @@ from ltdeploy.fixes.logit_map import LogitMap
 from ltdeploy.images import load_prepared
 from ltdeploy.manifest import (
     SCHEMA_VERSION,
-    ClassEntry,
     FixEntry,
-    GraphEntry,
     GroupEntry,
     HeadEntry,
     Manifest,
     MethodEntry,
     SourceEntry,
-    TensorEntry,
 )
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
 
 from .checks import LOW_TOLERANCE, Checks, check_graph
 from .clean_up import clean_up
+from .entries import class_entries, graph_entry, npz, package_versions
 from .fitting import fit_requested
 from .fold import Folding, folded
 from .foreign import onnx_from_foreign
-from .precision import Lowered, PrecisionRequest, graph_opener, lower
+from .precision import (
+    Lowered,
+    PrecisionRequest,
+    Scaling,
+    graph_opener,
+    judge_scaling,
+    lower,
+)
 from .to_onnx import onnx_from_classifier
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class Exported:
         brought is in the manifest alone.
     checks : of the graph in the bundle.
     lowered : how its precision came about; None for float32.
+    scaling : what scaled decoding of JPEG files costs alone; None where nothing measured it.
     unreadable : images that could not be used, and why.
     golden_from : data of which a few images are in the bundle, as golden samples; None: drawn ones.
     """
@@ -83,6 +87,7 @@ class Exported:
     lowered: Lowered | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
     golden_from: str | None = None
+    scaling: Scaling | None = None
 
 
 def export_bundle(
@@ -105,7 +110,8 @@ def export_bundle(
     validation : images the model was not trained on and nobody will report figures for.
     precision : None is float32.
     jpeg_scaling : let the bundle decode large JPEG files at a fraction of their size; its reference
-        does not, so that ``verify`` shows what that costs.
+        does not, so that ``verify`` shows what that costs. With a gate in ``precision`` it has to
+        pass alone, in float32.
     force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint or
         for other classes.
 
@@ -126,36 +132,34 @@ def export_bundle(
     expected = fix.apply(unfixed["logits"], unfixed.get("features"))
     graph, folding = _graph(model, fix)
     checks = _checked(graph, images, expected)
+    own = replace(model.preprocessing, jpeg_scaling=jpeg_scaling)
+    scaling: Scaling | None = None
+    if jpeg_scaling and precision is not None and precision.gate is not None:
+        scaling = judge_scaling(
+            graph, precision.gate, precision.margin, table, model.preprocessing, track=track
+        )
     lowered: Lowered | None = None
     if precision is not None and precision.precision != "fp32":
         open_graph = graph_opener(precision.engine, precision.precision)
-        lowered = lower(
-            graph,
-            precision,
-            table,
-            model.preprocessing,
-            open_graph,
-            images,
-            jpeg_scaling=jpeg_scaling,
-            track=track,
-        )
+        lowered = lower(graph, precision, table, own, open_graph, images, track=track)
         graph = lowered.model
         candidate = open_graph(graph)
         checks = check_graph(candidate, images, expected, **LOW_TOLERANCE)
         candidate.close()
     content = graph.SerializeToString()
 
-    files = {"model.onnx": content, GOLDEN: _npz(images=images, logits=expected)}
-    chose = fitted.hashes if lowered is None else np.union1d(fitted.hashes, lowered.seen)
+    files = {"model.onnx": content, GOLDEN: npz(images=images, logits=expected)}
+    judged = [one for one in (scaling, lowered) if one is not None]
+    chose = np.unique(np.concatenate([fitted.hashes, *(one.seen for one in judged)]))
     if fitted.selection is not None or len(chose):
-        files[SELECTION] = _npz(hashes=chose)
+        files[SELECTION] = npz(hashes=chose)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         task="classification",
         name=out.name.removesuffix(".ltd"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         arch=_shown_arch(model.arch),
-        classes=_class_entries(table),
+        classes=class_entries(table),
         groups=GroupEntry(names=table.rule.names, above=table.rule.above),
         head=HeadEntry(
             kind=model.head.kind,
@@ -173,8 +177,8 @@ def export_bundle(
             selected_on=fitted.selection,
             notes=(*fitted.notes, *_fix_notes(table, fitted.methods, folding)),
         ),
-        preprocessing=replace(model.preprocessing, jpeg_scaling=jpeg_scaling).to_dict(),
-        graphs=(_graph_entry(graph, precision, lowered, checks),),
+        preprocessing=own.to_dict(),
+        graphs=(graph_entry(graph, precision, lowered, checks.reference_difference),),
         source=SourceEntry(
             path=os.path.relpath(model.source.path, out.parent),
             sha256=model.source.sha256,
@@ -182,11 +186,11 @@ def export_bundle(
             trained_with=model.trained_with,
             notes=tuple(model.source.notes),
         ),
-        versions=_versions(),
+        versions=package_versions(),
         files={name: file_entry(content) for name, content in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
-    unreadable = (*fitted.unreadable, *(lowered.unreadable if lowered is not None else ()))
+    unreadable = (*fitted.unreadable, *(name for one in judged for name in one.unreadable))
     return Exported(
         bundle,
         fitted.fixes,
@@ -194,6 +198,7 @@ def export_bundle(
         lowered,
         tuple(dict.fromkeys(unreadable)),
         None if given is None else given.name,
+        scaling,
     )
 
 
@@ -258,37 +263,6 @@ def _shown_arch(arch: str) -> str:
     return f"hf:{Path(name).name}" if family == "hf" else arch
 
 
-def _class_entries(table: ClassTable) -> tuple[ClassEntry, ...]:
-    rows = zip(table.names, table.counts, table.groups, strict=True)
-    return tuple(ClassEntry(name=n, train_count=c, group=g) for n, c, g in rows)
-
-
-def _graph_entry(
-    graph: onnx.ModelProto,
-    precision: PrecisionRequest | None,
-    lowered: Lowered | None,
-    checks: Checks,
-) -> GraphEntry:
-    import onnx
-
-    def entry(value: Any) -> TensorEntry:
-        tensor = value.type.tensor_type
-        shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        return TensorEntry(name=value.name, dtype=str(dtype), shape=shape)
-
-    return GraphEntry(
-        file="model.onnx",
-        precision=precision.precision if precision is not None else "fp32",
-        opset=next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
-        nodes=len(graph.graph.node),
-        inputs=tuple(entry(value) for value in graph.graph.input),
-        outputs=tuple(entry(value) for value in graph.graph.output),
-        golden_difference=checks.reference_difference,
-        lowering=lowered.entry if lowered is not None else None,
-    )
-
-
 def _fix_notes(
     table: ClassTable, methods: Sequence[MethodEntry], folding: Folding
 ) -> tuple[str, ...]:
@@ -301,15 +275,3 @@ def _fix_notes(
     if folding == "nodes":
         notes.append("the head's weights cannot take the whole fix: explicit nodes do the rest")
     return tuple(notes)
-
-
-def _npz(**arrays: npt.NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _versions() -> dict[str, str]:
-    packages = ("numpy", "onnx", "onnxruntime", "onnxscript", "PIL", "torch")
-    found = {package: installed_version(package) for package in packages}
-    return {"ltdeploy": __version__, **{k: v for k, v in found.items() if v is not None}}

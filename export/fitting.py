@@ -26,9 +26,10 @@ from ltdeploy.progress import Tracker, silent
 if TYPE_CHECKING:
     from ltdeploy.fixes import Fix
     from ltdeploy.models.classifier import Classifier
+    from ltdeploy.models.detectors.detector import Detector
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
-__all__ = ["Fitted", "fit_requested"]
+__all__ = ["Fitted", "fit_for_detector", "fit_requested"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +81,9 @@ def fit_requested(
     DataError, EngineError
         As :func:`~ltdeploy.inference.collect_logits`.
     """
-    require_distinct([_named(one) for one in requested], force=force)
-    chosen = [one for one in requested if isinstance(one, FixFile)]
-    table = model.require_complete()
-    for file in chosen:
-        _require_made_for(file, model, table, force=force)
-        if file.class_names is not None and not table.is_named:
-            table = ClassTable(file.class_names, table.counts, table.rule)
-    context = FixContext(
-        head=model.head, classes=table, trained_with=model.trained_with, force=force
-    )
+    context = _checked_context(model, requested, force)
+    table = context.classes
+    assert table is not None
     seen: Logits | None = None
     if validation is not None and any(
         isinstance(one, FixSpec) and one.needs_validation for one in requested
@@ -99,7 +93,52 @@ def fit_requested(
             engine, validation, labels, model.preprocessing, track=track, label="validation"
         )
         context = replace(context, logits=seen.logits, labels=seen.labels, features=seen.features)
-    total: LogitMap = AffineMap.identity(model.head.classes)
+    return _fitted(requested, context, validation, seen)
+
+
+def fit_for_detector(
+    model: Detector, requested: Sequence[FixSpec | FixFile], *, force: bool = False
+) -> Fitted:
+    """Return the map that ``requested`` makes of a detector; nothing is chosen or learnt here.
+
+    Parameters
+    ----------
+    force : as for :func:`fit_requested`.
+
+    Raises
+    ------
+    FixError
+        As :func:`fit_requested`, and for a fix that learns from images.
+    """
+    return _fitted(requested, _checked_context(model, requested, force), None, None)
+
+
+def _checked_context(
+    model: Classifier | OnnxClassifier | Detector,
+    requested: Sequence[FixSpec | FixFile],
+    force: bool,
+) -> FixContext:
+    """Return what is known of the model, with the names of a fix file where it has none."""
+    require_distinct([_named(one) for one in requested], force=force)
+    table = model.require_complete()
+    for file in requested:
+        if isinstance(file, FixFile):
+            _require_made_for(file, model, table, force=force)
+            if file.class_names is not None and not table.is_named:
+                table = ClassTable(file.class_names, table.counts, table.rule)
+    return FixContext(head=model.head, classes=table, trained_with=model.trained_with, force=force)
+
+
+def _fitted(
+    requested: Sequence[FixSpec | FixFile],
+    context: FixContext,
+    validation: Dataset | None,
+    seen: Logits | None,
+) -> Fitted:
+    """Return the fixes fitted in order, each on what the ones before it leave."""
+    assert context.classes is not None
+    chosen = [one for one in requested if isinstance(one, FixFile)]
+    total: LogitMap = AffineMap.identity(context.class_count())
     fixes: list[FittedFix] = []
     methods: list[MethodEntry] = []
     for one in requested:
@@ -122,7 +161,7 @@ def fit_requested(
         hashes.append(seen.hashes)
     return Fitted(
         total,
-        table,
+        context.classes,
         tuple(fixes),
         tuple(methods),
         _joined(selections),
@@ -148,7 +187,7 @@ def _map_of(file: FixFile) -> LogitMap:
 
 
 def _require_made_for(
-    file: FixFile, model: Classifier | OnnxClassifier, table: ClassTable, *, force: bool
+    file: FixFile, model: Classifier | OnnxClassifier | Detector, table: ClassTable, *, force: bool
 ) -> None:
     """Refuse a fix file that was made for another model, or that this one must not have."""
     made_for, source = file.checkpoint, model.source
@@ -174,6 +213,11 @@ def _require_same(
     """Refuse classes that a fix file describes otherwise than the model does."""
     if told is None or tuple(told) == tuple(ours):
         return
+    if len(told) != len(ours):
+        raise FixError(
+            f"The fix file was fitted for {len(told)} classes, and {model} has {len(ours)}; they "
+            "belong to different models. Fit the fix on this one."
+        )
     label = next(place for place, one in enumerate(told) if one != ours[place])
     order = (
         "the same classes in another order"

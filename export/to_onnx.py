@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltdeploy._optional import require
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "onnx_from_classifier"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "drop_checks", "onnx_from_classifier", "onnx_from_module"]
 
 INPUT, OUTPUT = "images", "logits"
 # The newest opset that TensorRT 10.13, ONNX Runtime 1.24 and OpenVINO 2025 all read.
@@ -32,7 +32,7 @@ def _wrap(module: nn.Module, preprocessing: Preprocessing) -> nn.Module:
     from torch import nn
 
     class WithNormalisation(nn.Module):
-        """Cast, transpose, normalise, classify; in this order, as TensorRT transposes no uint8."""
+        """Cast, transpose, normalise, run; in this order, as TensorRT transposes no uint8."""
 
         scale: torch.Tensor
         shift: torch.Tensor
@@ -45,10 +45,9 @@ def _wrap(module: nn.Module, preprocessing: Preprocessing) -> nn.Module:
             self.register_buffer("scale", (1 / (255 * std)).float().reshape(1, 3, 1, 1))
             self.register_buffer("shift", (-mean / std).float().reshape(1, 3, 1, 1))
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> Any:
             pixels = images.to(torch.float32).permute(0, 3, 1, 2)
-            logits: torch.Tensor = self.module(pixels * self.scale + self.shift)
-            return logits
+            return self.module(pixels * self.scale + self.shift)
 
     return WithNormalisation().eval()
 
@@ -84,6 +83,20 @@ def _pool_by_mean(program: Any) -> None:
     program.graph_module.recompile()
 
 
+def drop_checks(program: Any) -> None:
+    """Take out what only checks constants, in place: it has no translation to ONNX and no use.
+
+    transformers' ``torch_compilable_check`` leaves such nodes in RT-DETR and D-FINE.
+    """
+    import torch
+
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._is_all_true.default and not node.users:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
 def _name_batch_axis(model: onnx.ModelProto) -> None:
     """Call the batch axis ``batch`` instead of the tracer's running number."""
     graph = model.graph
@@ -107,6 +120,33 @@ def onnx_from_classifier(
     Raises
     ------
     ExportError
+        As :func:`onnx_from_module`.
+    """
+    return onnx_from_module(module, preprocessing, metadata, [OUTPUT])
+
+
+def onnx_from_module(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    metadata: dict[str, str],
+    outputs: Sequence[str],
+    *,
+    strict: bool = False,
+) -> onnx.ModelProto:
+    """Return the graph ``images`` uint8 (N, H, W, 3) → ``outputs``, normalisation inside.
+
+    Parameters
+    ----------
+    module : in evaluation mode; takes normalised float32 (N, 3, H, W), gives a tensor or a tuple.
+    preprocessing : size, mean and std of what the graph sees.
+    outputs : names of what it gives; the first axis of each is the batch.
+    strict : trace the Python code itself, which is slower: where it asks for ``len(tensor)``, the
+        other way freezes the batch.
+    metadata : written into the file's ``metadata_props``.
+
+    Raises
+    ------
+    ExportError
         If ``torch.export`` or the ONNX translation fails; the text carries their reason.
     """
     torch: Any = require("torch", extra="torch", purpose="export a checkpoint")
@@ -118,14 +158,18 @@ def onnx_from_classifier(
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
-                _wrap(module, preprocessing), (example,), dynamic_shapes=({0: batch},)
+                _wrap(module, preprocessing),
+                (example,),
+                dynamic_shapes=({0: batch},),
+                strict=strict,
             )
             _pool_by_mean(program)
+            drop_checks(program)
             exported: Any = torch.onnx.export(
                 program,
                 (),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 dynamo=True,
                 optimize=True,

@@ -17,8 +17,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .boxes import Detections
     from .bundle import Bundle, open_bundle
     from .classes import ClassTable, GroupRule
+    from .detector import DetectionPredictor, DetectionResult, FoundBox, load_detector
     from .errors import LtdeployError
     from .images import Preprocessing
     from .predictor import ClassScore, Prediction, Predictor, load
@@ -29,12 +31,17 @@ _HOME = {
     "Bundle": "bundle",
     "ClassScore": "predictor",
     "ClassTable": "classes",
+    "DetectionPredictor": "detector",
+    "DetectionResult": "detector",
+    "Detections": "boxes",
+    "FoundBox": "detector",
     "GroupRule": "classes",
     "LtdeployError": "errors",
     "Prediction": "predictor",
     "Predictor": "predictor",
     "Preprocessing": "images",
     "load": "predictor",
+    "load_detector": "detector",
     "open_bundle": "bundle",
 }
 
@@ -42,12 +49,17 @@ __all__ = [
     "Bundle",
     "ClassScore",
     "ClassTable",
+    "DetectionPredictor",
+    "DetectionResult",
+    "Detections",
+    "FoundBox",
     "GroupRule",
     "LtdeployError",
     "Prediction",
     "Predictor",
     "Preprocessing",
     "load",
+    "load_detector",
     "open_bundle",
 ]
 

@@ -19,13 +19,23 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from .arrays import FloatArray, file_sha256
+from .boxes import Detections
+from .canvas import Canvas
 from .classes import ClassTable
 from .errors import BundleError, LtdeployError
-from .files import write_whole
+from .files import check_cancelled, write_whole
 from .manifest import SCHEMA_VERSION, FileEntry, Manifest
 from .preprocessing import Preprocessing
 
-__all__ = ["Bundle", "Golden", "attach", "file_entry", "open_bundle", "write_bundle"]
+__all__ = [
+    "Bundle",
+    "Golden",
+    "GoldenDetections",
+    "attach",
+    "file_entry",
+    "open_bundle",
+    "write_bundle",
+]
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -44,6 +54,24 @@ class Golden:
 
     images: npt.NDArray[np.uint8]
     logits: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenDetections:
+    """A few canvases, uint8 (K, H, W, 3), and what the reference finds there, in canvas pixels."""
+
+    images: npt.NDArray[np.uint8]
+    found: tuple[Detections, ...]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return them as the arrays of ``golden.npz``."""
+        return {
+            "images": self.images,
+            "counts": np.array([len(one) for one in self.found], np.int64),
+            "boxes": np.concatenate([one.boxes for one in self.found]).astype(np.float32),
+            "scores": np.concatenate([one.scores for one in self.found]).astype(np.float32),
+            "labels": np.concatenate([one.labels for one in self.found]),
+        }
 
 
 @dataclass(frozen=True)
@@ -69,6 +97,16 @@ class Bundle:
         return self.manifest.image_preprocessing()
 
     @property
+    def is_detector(self) -> bool:
+        """Whether it finds boxes."""
+        return self.manifest.task == "detection"
+
+    @property
+    def canvas(self) -> Canvas:
+        """How photographs come onto a detector's canvas."""
+        return self.manifest.canvas()
+
+    @property
     def graph_path(self) -> Path:
         """The ONNX file."""
         return self.path / self.manifest.graphs[0].file
@@ -91,6 +129,25 @@ class Bundle:
         ):
             raise self._unreadable(GOLDEN, f"{images.dtype} {images.shape}, {logits.shape}")
         return Golden(images, logits)
+
+    def golden_detections(self) -> GoldenDetections:
+        """Return a detector's golden samples."""
+        names = ("images", "counts", "boxes", "scores", "labels")
+        images, counts, boxes, scores, labels = self._arrays(GOLDEN, names).values()
+        if (
+            images.shape[1:] != (self.canvas.height_px, self.canvas.width_px, 3)
+            or images.dtype != np.uint8
+            or counts.shape != (len(images),)
+            or counts.min(initial=0) < 0
+            or not counts.sum() == len(boxes) == len(scores) == len(labels)
+        ):
+            raise self._unreadable(GOLDEN, f"{images.dtype} {images.shape}, {counts.sum()} boxes")
+        ends = np.cumsum(counts)
+        found = tuple(
+            Detections(boxes[end - n : end], scores[end - n : end], labels[end - n : end])
+            for n, end in zip(counts, ends, strict=True)
+        )
+        return GoldenDetections(images, found)
 
     def selection_hashes(self) -> npt.NDArray[np.uint64]:
         """Return the fingerprints of the images that chose the fix; empty if none did."""
@@ -222,6 +279,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         for name, content in files.items():
             _write_synced(temporary / name, content)
         _write_synced(temporary / MANIFEST, complete.to_json().encode())
+        check_cancelled()
         _replace_folder(temporary, path)
     except OSError as error:
         raise BundleError(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import FloatArray, IntArray
+from .canvas import Canvas
 from .datasets import Dataset, Loader
 from .engines import Engine, check_finite
 from .errors import DataError
@@ -44,7 +45,7 @@ class Logits:
     features: FloatArray | None = None
 
 
-def batch_size_for(preprocessing: Preprocessing) -> int:
+def batch_size_for(preprocessing: Preprocessing | Canvas) -> int:
     """Return images per batch: 16 at 224 pixels, more of smaller ones, fewer of larger ones."""
     low, high = _BATCH_SIZES
     return max(low, min(high, _BATCH_PIXELS // (preprocessing.height_px * preprocessing.width_px)))

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from .canvas import Canvas
 from .classes import ClassTable, GroupRule
+from .errors import BundleError
 from .fixes.encoding import MethodEntry, SelectionEntry, Step, Strict, decode
 from .fixes.logit_map import LogitMap
+from .postprocess import KeepRule, ScoreRule
 from .preprocessing import Preprocessing
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "CalibrationEntry",
     "ClassEntry",
+    "DetectionEntry",
     "FileEntry",
     "FixEntry",
     "GateEntry",
@@ -31,7 +35,7 @@ __all__ = [
     "TensorEntry",
 ]
 
-SCHEMA_VERSION: Literal[2] = 2  # 1 had float32 graphs only; it is read as well
+SCHEMA_VERSION: Literal[3] = 3  # 1 had float32 graphs only, 2 only classifiers; both are read
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -67,6 +71,31 @@ class HeadEntry(Strict):
     activation: Literal["softmax", "sigmoid"]
 
 
+class DetectionEntry(Strict):
+    """How the raw outputs of a detector become detections: scores, and which of them are kept."""
+
+    scores: dict[str, Any]
+    keep: dict[str, Any]
+
+    def score_rule(self) -> ScoreRule:
+        """Return how rows of logits become scores."""
+        rule: ScoreRule = _rule(ScoreRule, self.scores)
+        return rule
+
+    def keep_rule(self) -> KeepRule:
+        """Return which candidates become detections."""
+        rule: KeepRule = _rule(KeepRule, self.keep)
+        return rule
+
+
+def _rule(kind: Any, values: dict[str, Any]) -> Any:
+    """Build a rule from JSON values, which have no tuples; a wrong key or type is a ValueError."""
+    try:
+        return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
 class FixEntry(Strict):
     """What was done to the logits: by name, and as the steps of the map that all of it makes."""
 
@@ -90,7 +119,7 @@ class TensorEntry(Strict):
 
 
 class CalibrationEntry(Strict):
-    """The training images that ranges were measured on, and how many classes they show."""
+    """The images that ranges were measured on, and how many classes they show."""
 
     name: str
     images: Count
@@ -112,8 +141,13 @@ class LoweringEntry(Strict):
 
     Attributes
     ----------
-    restored : layers that the search put back into float32; those at both ends always are.
+    restored : layers that the search put back into float32; the head, and in int8 the first layer,
+        always are.
     low_share : share of the multiply-adds in low precision.
+    calibration : what ranges were measured on: int8's training images; for fp16 training images or,
+        without any, images of the gate. None for bf16, and for fp16 whose range was checked on the
+        golden samples alone.
+    gate : None where none was run.
     """
 
     restored: tuple[str, ...]
@@ -160,10 +194,17 @@ class FileEntry(Strict):
 
 
 class Manifest(Strict):
-    """Everything that is true of a bundle and is not an array."""
+    """Everything that is true of a bundle and is not an array.
 
-    schema_version: Literal[1, 2] = Field(alias="schema")
-    task: Literal["classification"]
+    Attributes
+    ----------
+    preprocessing : fields of :class:`~ltdeploy.preprocessing.Preprocessing`, or of a detector's
+        :class:`~ltdeploy.canvas.Canvas`.
+    detection : of detectors only.
+    """
+
+    schema_version: Literal[1, 2, 3] = Field(alias="schema")
+    task: Literal["classification", "detection"]
     name: str
     created: str
     arch: str
@@ -172,6 +213,7 @@ class Manifest(Strict):
     head: HeadEntry
     fix: FixEntry
     preprocessing: dict[str, Any]
+    detection: DetectionEntry | None = None
     graphs: Annotated[tuple[GraphEntry, ...], Field(min_length=1)]
     source: SourceEntry
     versions: dict[str, str]
@@ -183,10 +225,17 @@ class Manifest(Strict):
         stated = tuple(entry.group for entry in self.classes)
         if table.groups != stated:
             raise ValueError("the classes' groups contradict their counts and the group rule")
+        if (self.task == "detection") != (self.detection is not None):
+            raise ValueError(f"the task is {self.task!r}; detectors alone have 'detection'")
         fixed = self.fix.logit_map().classes
+        if self.detection is not None:
+            self.canvas()
+            self.detection.keep_rule()
+            fixed = len(self.detection.score_rule().foreground(fixed))
+        else:
+            self.image_preprocessing()
         if fixed != len(table):
             raise ValueError(f"the fix is for {fixed} of {len(table)} classes")
-        self.image_preprocessing()
         for name in [*self.files, *(graph.file for graph in self.graphs)]:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
@@ -205,8 +254,31 @@ class Manifest(Strict):
         )
 
     def image_preprocessing(self) -> Preprocessing:
-        """Return how photographs are made ready for the graph."""
+        """Return how photographs are made ready for a classifier's graph.
+
+        Raises
+        ------
+        BundleError
+            If it is a detector's.
+        """
+        if self.task == "detection":
+            raise BundleError(
+                f"{self.name} is a detector, and a classifier was expected: what was asked for is "
+                "not there for detectors yet."
+            )
         return Preprocessing.from_dict(self.preprocessing)
+
+    def canvas(self) -> Canvas:
+        """Return how photographs come onto a detector's canvas.
+
+        Raises
+        ------
+        BundleError
+            If it is a classifier's.
+        """
+        if self.task != "detection":
+            raise BundleError(f"{self.name} is a classifier, and a detector was expected.")
+        return Canvas.from_dict(self.preprocessing)
 
     def to_json(self) -> str:
         """Return the file's text."""

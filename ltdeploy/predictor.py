@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +18,10 @@ from .arrays import FloatArray, softmax
 from .arrays import top_k as best_k
 from .bundle import Bundle, open_bundle
 from .classes import ClassTable
-from .datasets.loader import decode_ahead
 from .engines import Engine, check_finite, open_engine
 from .errors import BundleError, EngineError, ImageError, UsageError
 from .images import ImageSource
-from .inference import batch_size_for
+from .streaming import NamedImage, stream_answers
 
 __all__ = ["ClassScore", "Prediction", "Predictor", "load"]
 
@@ -169,7 +167,7 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[tuple[str, ImageSource | Callable[[], ImageSource]]],
+        images: Iterable[NamedImage],
         *,
         top_k: int = 5,
     ) -> Iterator[Prediction]:
@@ -193,33 +191,12 @@ class Predictor:
             answered.
         """
         _check_top_k(top_k)
-        return self._stream(images, top_k)
-
-    def _stream(
-        self, images: Iterable[tuple[str, ImageSource | Callable[[], ImageSource]]], k: int
-    ) -> Iterator[Prediction]:
-        names: deque[str] = deque()  # of the images under way: decoding runs ahead
-
-        def noted() -> Iterator[tuple[str, ImageSource | Callable[[], ImageSource]]]:
-            for name, image in images:
-                names.append(name)
-                yield name, image
-
-        size = batch_size_for(self.preprocessing)
-        runs = decode_ahead(noted(), _fetch, self.preprocessing, batch_size=size)
-        first = 0
-        try:
-            for run in runs:
-                batch = [names.popleft() for _ in range(len(run.positions) + len(run.failures))]
-                answers: list[Prediction | None] = [None] * len(batch)
-                for place, error in run.failures:
-                    answers[place - first] = Prediction(batch[place - first], error=str(error))
-                readable = [name for name, failed in zip(batch, answers, strict=True) if not failed]
-                answered = iter(self.classify(run.images, names=readable, top_k=k))
-                yield from (answer or next(answered) for answer in answers)
-                first += len(batch)
-        finally:
-            runs.close()
+        return stream_answers(
+            images,
+            self.preprocessing,
+            lambda run, names: self.classify(run.images, names=names, top_k=top_k),
+            lambda name, reason: Prediction(name, error=reason),
+        )
 
     def classify(
         self,
@@ -341,6 +318,8 @@ def load(
         model("photo.jpg").best.name
     """
     bundle = open_bundle(path)
+    if bundle.is_detector:
+        raise BundleError(f"{bundle.path} is a detector: ltdeploy.load_detector() opens it.")
     predictor = Predictor(bundle, open_engine(bundle, engine, threads=threads))
     if verify:
         predictor.replay_golden()
@@ -356,13 +335,6 @@ def _is_one_image(images: object) -> bool:
 def _named(sources: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
     for index, source in enumerate(sources):
         yield os.fspath(source) if isinstance(source, str | os.PathLike) else f"#{index}", source
-
-
-def _fetch(
-    named: tuple[str, ImageSource | Callable[[], ImageSource]],
-) -> tuple[str, ImageSource]:
-    name, image = named
-    return name, image() if callable(image) else image
 
 
 def _places(count: int) -> list[str]:

@@ -114,7 +114,7 @@ def test_a_newer_schema_names_the_version_that_reads_it(copy: Path) -> None:
         (lambda m: m["preprocessing"].update(height_px=0), "height_px"),
         (lambda m: m["graphs"][0].update(file="other.onnx"), "not among the hashed files"),
         (lambda m: m.update(graphs=[]), "graphs"),
-        (lambda m: m.update(schema=3, versions=[]), "in a newer version"),
+        (lambda m: m.update(schema=4, versions=[]), "in a newer version"),
     ],
 )
 def test_an_invalid_manifest_says_where(

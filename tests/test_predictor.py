@@ -193,12 +193,12 @@ def test_golden_samples_are_replayed(bundle_path: Path, tmp_path: Path) -> None:
     ltdeploy.load(bundle_path, verify=True).close()
     # Negative control: a bundle whose golden answers are another model's.
     from ltdeploy.bundle import open_bundle, write_bundle
-    from ltdeploy.export.bundle_export import _npz
+    from ltdeploy.export.entries import npz
 
     opened = open_bundle(bundle_path)
     golden = opened.golden()
     files = {name: (bundle_path / name).read_bytes() for name in opened.manifest.files}
-    files["golden.npz"] = _npz(images=golden.images, logits=golden.logits + 1)
+    files["golden.npz"] = npz(images=golden.images, logits=golden.logits + 1)
     other = write_bundle(tmp_path / "other.ltd", opened.manifest, files)
     with pytest.raises(BundleError, match="golden samples"):
         ltdeploy.load(other.path, verify=True)

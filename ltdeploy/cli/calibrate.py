@@ -17,6 +17,8 @@ from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..calibrate import Aim, Evidence
+    from ..models.classifier import Classifier
+    from ..models.onnx_classifier import OnnxClassifier
 
 __all__ = ["calibrate"]
 
@@ -36,7 +38,8 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled images that choose, never trained on: a folder per class, .parquet, …",
+            help="Labelled images that choose, never trained on: a folder per class, .parquet, …; "
+            "of a detector COCO or LVIS .json.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -69,7 +72,8 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="What to maximise: balanced (the default), few, harmonic or overall.",
+            help="What to maximise: balanced (the default), few, harmonic or overall; of a "
+            "detector balanced or few.",
             rich_help_panel=_CHOICE,
         ),
     ] = None,
@@ -77,7 +81,8 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="POINTS",
-            help="What the most frequent group may lose. Default: anything.",
+            help="Accuracy, of a detector AP, that the most frequent group may lose. Default: "
+            "anything.",
             rich_help_panel=_CHOICE,
         ),
     ] = None,
@@ -151,21 +156,24 @@ def calibrate(
     from ..calibrate import fix_file_of, render_report
     from ..fixes import write_fix_file
 
+    of_classifiers = {
+        "--train": train,
+        "--target": target,
+        "--cache": cache,
+        "--head-scale": head_scale,
+        "--image-size": image_size,
+        "--resize": resize,
+        "--crop-pct": crop_pct,
+        "--interpolation": interpolation,
+        "--mean": mean,
+        "--std": std,
+    }
     if Path(ckpt).suffix.lower() == ".npz":
         for option, value in {
             "--val": val,
-            "--train": train,
-            "--target": target,
-            "--cache": cache,
             "--arch": arch,
             "--classes": classes,
-            "--head-scale": head_scale,
-            "--image-size": image_size,
-            "--resize": resize,
-            "--crop-pct": crop_pct,
-            "--interpolation": interpolation,
-            "--mean": mean,
-            "--std": std,
+            **of_classifiers,
         }.items():
             if value is not None:
                 raise UsageError(
@@ -189,11 +197,35 @@ def calibrate(
             head_scale=head_scale,
             trust_pickle=trust_pickle,
         )
+        from ..models.detectors.detector import Detector
+        from ..models.loading import load_model
+        from ..models.trained_with import resolve_trained_with
+
+        told = resolve_trained_with(trained_with, "--trained-with")
+        model = load_model(Path(ckpt), options=loading)
+        if isinstance(model, Detector):
+            from .calibrate_boxes import calibrate_detector
+
+            return calibrate_detector(
+                output,
+                ckpt,
+                model,
+                val,
+                root=root,
+                methods=names,
+                objective=objective,
+                max_head_loss=max_head_loss,
+                trained_with=told,
+                folds=folds,
+                seed=seed,
+                force=force,
+                out=target_path,
+                refused={**of_classifiers, "--target-prior": target_prior, "--html": html},
+            )
         evidence = _evidence_of_images(
-            ckpt,
-            loading,
+            model,
             (val, train, target, root),
-            trained_with,
+            told,
             _cache_folder(cache, no_cache),
             force,
             output,
@@ -208,8 +240,8 @@ def calibrate(
     report_choice(output, done)
     output.say(f"Fix      {target_path}")
     output.say(f"Report   {report_path}")
-    model = "YOUR_CHECKPOINT" if ckpt.endswith(".npz") else ckpt
-    output.say(f"Next     {program()} export --fix {target_path} {model}")
+    named = "YOUR_CHECKPOINT" if ckpt.endswith(".npz") else ckpt
+    output.say(f"Next     {program()} export --fix {target_path} {named}")
     return ExitCode.OK
 
 
@@ -306,8 +338,7 @@ def _evidence_of_arrays(path: str, trained_with: str | None, force: bool) -> Evi
 
 
 def _evidence_of_images(
-    ckpt: str,
-    loading: object,
+    model: Classifier | OnnxClassifier,
     specs: tuple[str, str | None, str | None, str | None],
     trained_with: str | None,
     cache: Path | None,
@@ -316,13 +347,8 @@ def _evidence_of_images(
 ) -> Evidence:
     from ..calibrate import DataSources, evidence_of_checkpoint
     from ..datasets import open_dataset, open_unlabelled
-    from ..models.classifier import LoadOptions, load_checkpoint
-    from ..models.trained_with import resolve_trained_with
 
-    assert isinstance(loading, LoadOptions)
-    told = resolve_trained_with(trained_with, "--trained-with")
     val, train, target, root = specs
-    model = load_checkpoint(Path(ckpt), options=loading)
     data = DataSources(
         open_dataset(val, root=root, split="val"),
         None if train is None else open_dataset(train, root=root, split="train"),
@@ -331,7 +357,7 @@ def _evidence_of_images(
     return evidence_of_checkpoint(
         model,
         data,
-        trained_with=told,
+        trained_with=trained_with,
         cache=cache,
         force=force,
         track=output.track,

@@ -43,7 +43,27 @@ def compare(
     output = Output(json, quiet)
     check_report_folder(html)
 
+    from ..bundle import open_bundle
     from ..datasets import open_dataset, read_classes
+    from ..verify.contenders import is_bundle
+
+    if is_bundle(b) and open_bundle(b).is_detector:
+        from .verify_boxes import verify_boxes
+
+        return verify_boxes(
+            output,
+            open_bundle(b),
+            data,
+            root=root,
+            reference=a,
+            engine="auto",
+            margin=margin,
+            html=html,
+            strict=strict,
+            trust_pickle=trust_pickle,
+            attached=False,
+        )
+
     from ..verify import compare_models, report_html
 
     options = opt.load_options(

@@ -9,8 +9,15 @@ import typer
 
 from ..errors import FixError, UsageError
 from . import options as opt
-from .output import Output, program, write_text
-from .precision_table import report_precision, require_precision
+from .export_boxes import export_boxes
+from .output import Output, program, quoted, require_writable, write_text
+from .precision_table import (
+    report_precision,
+    report_scaling,
+    require_engine,
+    require_precision,
+    require_used,
+)
 from .runtime import ExitCode
 from .verify import check_report_folder
 
@@ -51,7 +58,7 @@ def export(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Images that choose what is 'auto', and gate a precision.",
+            help="Images that choose what is 'auto', and gate a precision or --jpeg-scaling.",
             rich_help_panel=_FIX,
         ),
     ] = None,
@@ -63,7 +70,7 @@ def export(
         str,
         typer.Option(
             metavar="fp32|fp16|bf16|int8",
-            help="Of the layers between first and last; with --val, gated.",
+            help="Of all layers but the head, and in int8 the first; with --val, gated.",
             rich_help_panel=_PRECISION,
         ),
     ] = "fp32",
@@ -71,14 +78,16 @@ def export(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Training images that int8 takes its ranges from.",
+            help="Training images: int8 takes its ranges from them, fp16 looks for overflow.",
             rich_help_panel=_PRECISION,
         ),
     ] = None,
     calibration_images: Annotated[
-        int,
-        typer.Option(metavar="N", help="How many, as many per class.", rich_help_panel=_PRECISION),
-    ] = 512,
+        int | None,
+        typer.Option(
+            metavar="N", help="How many, as many per class; 512.", rich_help_panel=_PRECISION
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -88,17 +97,19 @@ def export(
         ),
     ] = "auto",
     margin: Annotated[
-        float,
-        typer.Option(metavar="POINTS", help="What a group may lose.", rich_help_panel=_PRECISION),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            metavar="POINTS", help="What a group may lose; 1.", rich_help_panel=_PRECISION
+        ),
+    ] = None,
     search_seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="S",
-            help="For layers to restore; run again to go on.",
+            help="For layers to restore; 600. Run again to go on.",
             rich_help_panel=_PRECISION,
         ),
-    ] = 600.0,
+    ] = None,
     html: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The trade, as a page.", rich_help_panel=_PRECISION),
@@ -118,6 +129,7 @@ def export(
     mean: opt.Mean = None,
     std: opt.Std = None,
     jpeg_scaling: opt.JpegScaling = False,
+    canvas: opt.CanvasSize = None,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -148,10 +160,11 @@ def export(
             f"{what} on validation images and none were given; add --val DATA (images the model "
             "was not trained on)."
         )
-    if val is not None and not learning and precision == "fp32":
+    boxes = val is not None and val.lower().endswith(".json")  # a detector's: checks its graph
+    if val is not None and not (learning or boxes or jpeg_scaling) and precision == "fp32":
         raise UsageError(
-            "--val chooses what is 'auto' and gates a --precision below fp32, and neither was "
-            "asked for; say --tau auto or --logit-adjust auto, or leave --val out."
+            "--val chooses what is 'auto' and gates a --precision below fp32 or --jpeg-scaling, "
+            "and none was asked for; say --tau auto or --logit-adjust auto, or leave --val out."
         )
     if precision == "fp32" and engine != "auto":
         raise UsageError(
@@ -160,13 +173,27 @@ def export(
         )
     check_report_folder(html)
     wanted = require_precision(precision, calibration=calibration, html=html, gated=val is not None)
+    numbers = {
+        "margin": margin,
+        "search_seconds": search_seconds,
+        "calibration_images": calibration_images,
+    }
+    limits: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    require_used(
+        limits,
+        wanted,
+        calibrated=calibration is not None,
+        gated=val is not None,
+        scaled=jpeg_scaling,
+    )
+    require_engine(engine, wanted)
     target = bundle_path(ckpt, out)
-
-    from ltdeploy.export import PrecisionRequest, export_bundle
+    require_writable(target)
 
     from ..datasets import open_dataset, read_classes
     from ..files import default_cache
-    from ..models.classifier import load_checkpoint
+    from ..models.detectors.detector import Detector
+    from ..models.loading import load_model
 
     given = opt.load_options(
         arch=arch,
@@ -180,7 +207,31 @@ def export(
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
-    model = load_checkpoint(Path(ckpt), options=given)
+    with output.working(f"Loading {ckpt}"):
+        from ltdeploy.export import PrecisionRequest, export_bundle
+
+        model = load_model(Path(ckpt), options=given)
+    if isinstance(model, Detector):
+        refused = {
+            "--tau-bias": tau_bias != "scale",
+            "--precision": precision != "fp32",
+            "--calibration": calibration is not None,
+            "--jpeg-scaling": jpeg_scaling,
+            "--html": html is not None,
+        }
+        return export_boxes(
+            output,
+            model,
+            specs,
+            target,
+            images=val,
+            root=root,
+            canvas=canvas,
+            force=force,
+            refused=refused,
+        )
+    if canvas is not None:
+        raise UsageError(f"--canvas is for detectors, and {ckpt} is a classifier; leave it out.")
     validation = open_dataset(val, root=root, split="val") if val is not None else None
     training = (
         open_dataset(calibration, root=root, split="train") if calibration is not None else None
@@ -188,12 +239,10 @@ def export(
     request = PrecisionRequest(
         precision=wanted,
         calibration=training,
-        calibration_images=calibration_images,
         gate=validation,
         engine=engine,
-        margin=margin,
-        search_seconds=search_seconds,
         journals=default_cache(),
+        **limits,
     )
     exported = export_bundle(
         model,
@@ -213,8 +262,10 @@ def export(
         title = exported.bundle.path.name
         write_text(Path(html), render_precision_report(export_result(exported), title=title))
         output.say(f"Report   {html}")
-    lowering = exported.bundle.manifest.graphs[0].lowering
-    if lowering is not None and lowering.gate is not None and lowering.gate.verdict != "pass":
+    lowering, scaling = exported.bundle.manifest.graphs[0].lowering, exported.scaling
+    gate = lowering.gate if lowering is not None else None
+    verdicts = {gate.verdict if gate else "pass", scaling.trial.verdict if scaling else "pass"}
+    if verdicts != {"pass"}:
         return ExitCode.UNDECIDED
     return ExitCode.BAD_INPUT if exported.unreadable else ExitCode.OK
 
@@ -286,6 +337,7 @@ def export_result(exported: Exported) -> dict[str, Any]:
         "precision": manifest.graphs[0].precision,
         "engines": ["onnx"],
         "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
+        "scaling": exported.scaling.to_dict() if exported.scaling is not None else None,
         "checks": exported.checks.to_dict(),
         "notes": [*manifest.source.notes, *manifest.fix.notes],
         "unreadable": len(exported.unreadable),
@@ -294,6 +346,8 @@ def export_result(exported: Exported) -> dict[str, Any]:
 
 def report_export(output: Output, exported: Exported) -> None:
     """Say what was recognised, what was done, and what to do next."""
+    from ..bundle import SELECTION
+
     manifest, checks = exported.bundle.manifest, exported.checks
     table = exported.bundle.classes
     for note in manifest.source.notes:
@@ -338,7 +392,8 @@ def report_export(output: Output, exported: Exported) -> None:
         f"Checked  {checks.engine}, {checks.samples} images: {checks.reference_difference:.1e} "
         f"from the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
     )
+    report_scaling(output, exported)
     report_precision(output, exported)
     output.say(f"Wrote    {exported.bundle.path}")
-    others = ", other images than --val" if manifest.graphs[0].lowering is not None else ""
-    output.say(f"Next     {program()} verify {exported.bundle.path} --data DATA{others}")
+    others = "   (other images than chose it)" if SELECTION in manifest.files else ""
+    output.say(f"Next     {program()} verify {quoted(exported.bundle.path)} --data DATA{others}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from .output import Output
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import LoweringEntry
+    from ..models.detectors.detector import Detector
     from ..models.inspection import Inspection
 
 __all__ = ["inspect"]
@@ -60,9 +62,61 @@ def inspect(
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
+    if Path(path).is_file() and Path(path).suffix != ".onnx":
+        from ..models.classifier import read_parts
+        from ..models.detectors.detector import detector_from, is_detector
+
+        parts = read_parts(Path(path), options)
+        if is_detector(parts):
+            _show_detector(output, detector_from(Path(path), parts, options))
+            return
     found = inspect_checkpoint(path, options)
     _show_checkpoint(output, found)
     output.json(found.to_dict())
+
+
+def _show_detector(output: Output, model: Detector) -> None:
+    table, canvas, head = model.classes, model.canvas, model.head
+    output.say(f"File           {model.source.path.name}")
+    output.say(f"Layout         {model.source.layout}")
+    output.say(f"Architecture   {model.arch}, a detector")
+    background = "none" if head.background is None else f"column {head.background}"
+    output.say(
+        f"Class layer    {model.head_paths[0]!r}, {head.classes} columns × "
+        f"{head.weight.shape[1]} features, {head.activation}, background {background}"
+    )
+    output.say(
+        f"Canvas         {canvas.height_px}×{canvas.width_px}, {canvas.fit.replace('_', ' ')}"
+    )
+    missing = [] if table is not None else ["--classes FILE (without the background)"]
+    output.say(
+        "Classes        training counts unknown"
+        if table is None
+        else f"Classes        {len(table)}; {max(table.counts)} … {min(table.counts)} training "
+        "images per class"
+    )
+    output.say(f"Trained with   {model.trained_with or 'unknown'}")
+    for note in model.source.notes:
+        output.say(f"  · {note}")
+    output.say(f"Missing for export: {missing[0]}" if missing else "Nothing is missing for export.")
+    output.json(
+        {
+            "schema": 1,
+            "task": "detection",
+            "path": str(model.source.path),
+            "layout": model.source.layout,
+            "arch": model.arch,
+            "columns": head.classes,
+            "background": head.background,
+            "activation": head.activation,
+            "canvas": canvas.to_dict(),
+            "classes": None if table is None else list(table.names),
+            "train_counts": None if table is None else list(table.counts),
+            "trained_with": model.trained_with,
+            "missing": missing,
+            "notes": list(model.source.notes),
+        }
+    )
 
 
 def _show_checkpoint(output: Output, found: Inspection) -> None:

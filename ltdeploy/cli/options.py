@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arch",
+    "CanvasSize",
     "Classes",
     "CropPct",
     "Debug",
@@ -21,6 +22,7 @@ __all__ = [
     "HeadScale",
     "ImageSize",
     "Interpolation",
+    "JpegScaling",
     "Json",
     "Mean",
     "Quiet",
@@ -28,6 +30,7 @@ __all__ = [
     "Root",
     "Std",
     "TrustPickle",
+    "canvas_size",
     "load_options",
 ]
 
@@ -105,7 +108,16 @@ JpegScaling = Annotated[
     bool,
     typer.Option(
         "--jpeg-scaling",
-        help="Decode large JPEGs at 1/2, 1/4 or 1/8; verify shows what it costs.",
+        help="Decode large JPEGs at 1/2, 1/4 or 1/8; with --val, gated.",
+        rich_help_panel=_PRE,
+    ),
+]
+CanvasSize = Annotated[
+    str | None,
+    typer.Option(
+        "--canvas",
+        metavar="HxW",
+        help="Height and width that a detector sees.",
         rich_help_panel=_PRE,
     ),
 ]
@@ -153,3 +165,17 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(
             f"{option} is {text!r}; expected three numbers with commas, like 0.485,0.456,0.406."
         ) from None
+
+
+def canvas_size(text: str) -> tuple[int, int]:
+    """Return height and width in pixels that ``--canvas HxW`` says.
+
+    Raises
+    ------
+    UsageError
+        For anything but two lengths.
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UsageError(f"--canvas is {text!r}; expected HEIGHTxWIDTH in pixels, like 320x448.")
+    return int(height), int(width)

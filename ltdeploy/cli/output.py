@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import UsageError
-from ..files import write_whole
+from ..errors import UsageError, numbered
+from ..files import check_cancelled, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
 
-__all__ = ["Output", "encode", "program", "silence_stdout", "write_text"]
+__all__ = [
+    "Output",
+    "encode",
+    "program",
+    "quoted",
+    "require_writable",
+    "silence_stdout",
+    "write_text",
+]
 
 
 class Output:
@@ -63,9 +73,10 @@ class Output:
         for identifier, reason in unreadable[:10]:
             self.warn(reason if identifier in reason else f"{identifier}: {reason}")
         if unreadable:
+            were = "was" if len(unreadable) == 1 else "were"
             self.warn(
-                f"{len(unreadable)} images could not be read and were left out; the exit code says "
-                "so too"
+                f"{numbered(len(unreadable), 'image')} could not be read and {were} left out; the "
+                "exit code says so too"
             )
 
     def warn(self, text: str) -> None:
@@ -98,8 +109,24 @@ class Output:
         else:
             write_text(Path(self.json_path), text)
 
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Show on a terminal that something is under way whose end is not in sight."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status(what):
+            yield
+
     def track(self, items: Iterable[T], *, total: int | None, label: str) -> Iterable[T]:
-        """Yield the items behind a progress bar."""
+        """Yield the items behind a progress bar, for as long as nobody has pressed Ctrl-C."""
+        for item in self._bar(items, total, label):
+            check_cancelled()
+            yield item
+
+    def _bar(self, items: Iterable[T], total: int | None, label: str) -> Iterable[T]:
         if self.quiet or not sys.stderr.isatty():
             yield from items
             return
@@ -124,6 +151,27 @@ def program() -> str:
         return "ltdeploy"
     near = os.path.relpath(name)
     return str(name.absolute()) if near.startswith(os.pardir) else near
+
+
+def quoted(path: object) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a place that cannot be written to, before the work instead of after it.
+
+    Raises
+    ------
+    UsageError
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"Cannot write {path}: {folder} cannot be written to. Choose another place."
+        )
 
 
 def silence_stdout() -> None:

@@ -1,18 +1,27 @@
-"""What ``export --precision`` says of the precision: what it cost, and what was put back."""
+"""What ``export`` says of precision and scaled decoding: what they cost, and what was put back."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, did_you_mean
+from ..errors import EngineError, UsageError, did_you_mean
 from .output import Output
 
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
+    from ltdeploy.export.precision import Trial
 
     from ..manifest import Precision
 
-__all__ = ["report_precision", "require_precision"]
+__all__ = [
+    "report_precision",
+    "report_scaling",
+    "require_engine",
+    "require_precision",
+    "require_used",
+]
 
 
 def require_precision(
@@ -40,9 +49,83 @@ def require_precision(
     return named
 
 
+def require_engine(engine: str, precision: Precision) -> None:
+    """Refuse an engine that there is not, or that cannot run a precision, before the work.
+
+    Raises
+    ------
+    EngineError
+    """
+    from ..engines import parse_engine
+    from ..engines.choice import refusal
+
+    name = parse_engine(engine).name
+    reason = refusal(name, precision)
+    if reason is not None:
+        raise EngineError(f"{name} cannot run {precision}: {reason}")
+
+
+def require_used(
+    given: Collection[str], precision: Precision, *, calibrated: bool, gated: bool, scaled: bool
+) -> None:
+    """Raise :class:`UsageError` for a number that nothing would look at.
+
+    Parameters
+    ----------
+    given : those of ``margin``, ``search_seconds`` and ``calibration_images`` that were typed.
+    calibrated, gated, scaled : whether ``--calibration``, ``--val`` and ``--jpeg-scaling`` were.
+    """
+    lowered = precision != "fp32"
+    measured = precision == "int8" or (precision == "fp16" and (calibrated or gated))
+    for name, used, needed in (
+        (
+            "margin",
+            gated and (lowered or scaled),
+            "--val DATA, and a --precision below fp32 or --jpeg-scaling, which it is for",
+        ),
+        ("search_seconds", gated and lowered, "--val DATA and a --precision below fp32"),
+        ("calibration_images", measured, "--precision int8, or fp16 with --calibration DATA"),
+    ):
+        if name in given and not used:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} does nothing here; it needs {needed}. Leave it out.")
+
+
+def report_scaling(output: Output, exported: Exported) -> None:
+    """Print what scaled decoding of JPEG files costs alone."""
+    from ..webpage.pieces import signed
+
+    if not exported.bundle.preprocessing.jpeg_scaling:
+        return
+    scaling = exported.scaling
+    if scaling is None:
+        output.say("Scaling  of JPEG files declared, not gated: with --val DATA it has to pass")
+        return
+    trial = scaling.trial
+    lost = ", ".join(f"{name} {signed(group.difference)}" for name, group in trial.groups.items())
+    output.say(
+        f"Scaling  of JPEG files alone, in float32, changes {lost} points; {trial.flips:,} of "
+        f"{scaling.images:,} answers changed on {scaling.name}, gate: {trial.verdict}"
+    )
+    if trial.verdict == "inconclusive":
+        _say_undecided(output, trial)
+
+
+def _say_undecided(output: Output, trial: Trial) -> None:
+    """Say what keeps a gate from deciding: classes without images, or too few images."""
+    from ltdeploy.export.precision.report_tables import uncovered
+
+    missing = uncovered(asdict(trial)["groups"])
+    for told in missing:
+        output.say(f"         {told}: give --val images of the others")
+    if not missing:
+        output.say("         the gate cannot decide on so few images: give --val more of them")
+
+
 def report_precision(output: Output, exported: Exported) -> None:
     """Print how the precision came about, and every division of the layers that was tried."""
     from ..verify.result import name_some
+    from ..webpage.pieces import signed
 
     lowered = exported.lowered
     if lowered is None:
@@ -54,10 +137,21 @@ def report_precision(output: Output, exported: Exported) -> None:
         told = entry.calibration
         line += f"; ranges from {told.images} images of {told.classes} classes of {told.name}"
     output.say(line)
+    if graph.precision == "fp16" and entry.calibration is None:
+        source = exported.golden_from or "drawn pictures"
+        output.warn(
+            f"fp16's range was checked on the golden samples alone, {exported.checks.samples} of "
+            f"{source}, and other images may overflow it; give training images with --calibration "
+            "DATA, or labelled ones with --val DATA"
+        )
     for tensor in lowered.large[:5]:
         output.say(
-            f"         float32 around {tensor.tensor}: values up to {tensor.largest:.3g}, more "
-            "than fp16 holds with room to spare"
+            f"         float32 around {tensor.tensor}: "
+            + (
+                f"values up to {tensor.largest:.3g}, more than fp16 holds with room to spare"
+                if tensor.largest > 1
+                else f"fp16 makes 0 of {tensor.largest:.3g}"
+            )
         )
     if not lowered.checked:
         output.warn(
@@ -76,7 +170,7 @@ def report_precision(output: Output, exported: Exported) -> None:
             (
                 f"{'▸ ' if row.trial is found.chosen else ''}{len(row.trial.restored)}",
                 f"{100 * row.low_share:.1f} %",
-                *(_loss(row.trial.groups[name].difference) for name in (*groups, "overall")),
+                *(signed(row.trial.groups[name].difference) for name in (*groups, "overall")),
                 f"{row.trial.flips:,}",
                 f"{row.trial.size_bytes / 1e6:.1f}",
                 f"{row.speed:.2f} ×",
@@ -103,11 +197,6 @@ def report_precision(output: Output, exported: Exported) -> None:
     if not found.fewest:
         output.say("         time ran out before fewer were ruled out; run again to go on")
     if found.chosen.verdict == "inconclusive":
-        output.say(
-            "         the gate cannot decide on so few images: what is restored may follow "
-            "single ones. Give --val more of them"
-        )
-
-
-def _loss(points: float | None) -> str:
-    return "–" if points is None else f"{points:+.2f}"
+        _say_undecided(output, found.chosen)
+        if found.chosen.restored:
+            output.say("         what is restored may follow single images")

@@ -20,7 +20,7 @@ from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..bulk import Inputs
-    from ..predictor import Prediction
+    from ..bulk.models import Answer
 
 __all__ = ["predict"]
 
@@ -33,7 +33,10 @@ def predict(
             metavar="INPUT…", help="Images, folders of images, .txt lists of paths, .parquet files."
         ),
     ],
-    top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Classes per image, 5; of a detector boxes, 100."),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +60,10 @@ def predict(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> int:
-    """Classify images. One that cannot be read is named, and the exit code is then 2."""
+    """Classify images, or find boxes in them.
+
+    One that cannot be read is named, and the exit code is then 2.
+    """
     output = Output(json, quiet)
     if out is not None and json is not None:
         raise UsageError("--out and --json write the same lines; give one of them.")
@@ -80,7 +86,7 @@ def _into_file(
     bundle: str,
     images: Inputs,
     out: str,
-    top_k: int,
+    top_k: int | None,
     engine: str,
     on: str | None,
     restart: bool,
@@ -108,16 +114,19 @@ def _into_file(
     if done.continued:
         output.say(f"Went on behind {done.continued} rows of an earlier run.")
     output.say(f"Wrote {done.rows - done.errors} answers and {done.errors} errors to {out}.")
+    if done.engine is not None:
+        output.say(f"Answered by {done.engine}.")
     return done.errors
 
 
-def _shown(output: Output, bundle: str, images: Inputs, top_k: int, engine: str) -> int:
+def _shown(output: Output, bundle: str, images: Inputs, top_k: int | None, engine: str) -> int:
     """Print every answer, or write it as a JSON line; return how many are errors."""
     from ..bulk import answers
-    from ..predictor import load
+    from ..bulk.models import default_top_k, open_model
 
     failed = 0
-    with load(bundle, engine=engine) as model, _lines(output.json_path) as stream:
+    with open_model(bundle, engine) as model, _lines(output.json_path) as stream:
+        top_k = default_top_k(model.bundle) if top_k is None else top_k
         found = answers(model, images, range(len(images)), top_k)
         for answer in output.track(found, total=len(images), label="predict"):
             failed += answer.error is not None
@@ -128,6 +137,8 @@ def _shown(output: Output, bundle: str, images: Inputs, top_k: int, engine: str)
                 _show(output, answer)
             elif answer.error is not None:
                 output.warn(answer.error)
+        if output.json_path != "-":
+            output.say(f"Answered by {model.engine.name}.")
     return failed
 
 
@@ -149,12 +160,17 @@ def _open_lines(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
-def _show(output: Output, answer: Prediction) -> None:
+def _show(output: Output, answer: Answer) -> None:
+    from ..detector import DetectionResult
+
     if answer.error is not None:
         output.warn(answer.error)
         return
     output.say(answer.input)
-    for score in answer.top:
+    for one in answer.found if isinstance(answer, DetectionResult) else ():
+        box = " ".join(f"{side:.0f}" for side in one.box)
+        output.say(f"  {one.score:6.1%}  {one.name}  [{box}]  ({one.group})")
+    for score in answer.top if not isinstance(answer, DetectionResult) else ():
         output.say(
             f"  {score.prob:6.1%}  {score.name}  ({score.group}, {score.train_count} images)"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from ..errors import UsageError
 from . import options as opt
 from .output import Output, program
 from .runtime import ExitCode
+
+if TYPE_CHECKING:
+    from ..canvas import Canvas
 
 __all__ = ["train"]
 
@@ -31,6 +34,23 @@ def train(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Decides all that is drawn.")
     ] = None,
+    canvas: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Detectors: height and width they see.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="Detectors: repeat_factor[:t=0.001], rare classes oftener."),
+    ] = None,
+    proposals: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="R-CNNs: proposals per image learnt from; 128 is fast."),
+    ] = None,
+    vertical_flip: Annotated[
+        bool, typer.Option("--vertical-flip", help="Detectors: where photographs have no up.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Detectors: go on with an interrupted training.")
+    ] = False,
     root: opt.Root = None,
     image_size: opt.ImageSize = None,
     resize: opt.Resize = None,
@@ -42,10 +62,47 @@ def train(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> int:
-    """Train a classifier with cross-entropy from random weights."""
+    """Train a classifier, or a detector on a COCO or LVIS json, from random weights."""
     output = Output(json, quiet)
     if Path(out).suffix != ".pt":
         raise UsageError(f"--out is {out!r}; expected a name that ends in .pt, like ckpt.pt.")
+    told: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    told = {name: value for name, value in told.items() if value is not None}
+    for_boxes = {
+        "--canvas": canvas,
+        "--sampler": sampler,
+        "--proposals": proposals,
+        "--vertical-flip": vertical_flip,
+        "--resume": resume,
+    }
+    for_images = {
+        "--image-size": image_size,
+        "--resize": resize,
+        "--crop-pct": crop_pct,
+    }
+    boxes = _is_detector(arch)
+    for name, value in (for_images if boxes else for_boxes).items():
+        if value:
+            meant = "detectors; they take --canvas HxW" if boxes else "classifiers"
+            raise UsageError(f"{name} is not for {meant}; --arch is {arch!r}. Leave it out.")
+    if boxes:
+        from ..models.detectors.architectures import ARCHITECTURES
+        from ..training.repeat_factor import parse_sampler
+
+        adjusted = opt.load_options(interpolation=interpolation, mean=mean, std=std)
+        size = ARCHITECTURES[arch.partition(":")[2]].canvas()
+        size = replace(size, **adjusted.preprocessing_changes())
+        if canvas is not None:
+            height_px, width_px = opt.canvas_size(canvas)
+            size = replace(size, height_px=height_px, width_px=width_px)
+        told["repeat_threshold"] = None if sampler is None else parse_sampler(sampler)
+        told |= {"proposals": proposals, "vertical_flip": vertical_flip}
+        return _train_detector(data, arch, out, root, told, size, resume, output)
 
     from ..datasets import open_dataset
     from ..models.architectures import default_preprocessing
@@ -53,13 +110,7 @@ def train(
     from ..training.loop import TrainOptions
     from ..training.loop import train as fit
 
-    told: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
-    options = replace(TrainOptions(), **{k: v for k, v in told.items() if v is not None})
+    options = replace(TrainOptions(), **told)
     changes = opt.load_options(
         image_size=image_size,
         resize=resize,
@@ -89,6 +140,67 @@ def train(
             "unreadable": len(done.unreadable),
             "losses": list(done.losses),
             "train_accuracy": done.accuracy,
+            "seconds": done.seconds,
+        }
+    )
+    return ExitCode.BAD_INPUT if done.unreadable else ExitCode.OK
+
+
+def _is_detector(arch: str) -> bool:
+    from ..models.detectors.architectures import ARCHITECTURES
+
+    family, _, name = arch.partition(":")
+    return family == "torchvision" and name in ARCHITECTURES
+
+
+def _train_detector(
+    data: str,
+    arch: str,
+    out: str,
+    root: str | None,
+    told: dict[str, Any],
+    canvas: Canvas,
+    resume: bool,
+    output: Output,
+) -> int:
+    from ..datasets.coco_json import read_boxes
+    from ..training.box_schedule import BoxTrainOptions
+    from ..training.boxes import train_detector
+
+    if Path(data).suffix != ".json":
+        raise UsageError(
+            f"--data is {data!r}; expected the COCO or LVIS .json of boxes that {arch} learns."
+        )
+    dataset = read_boxes(Path(data), None if root is None else Path(root))
+    for note in dataset.notes:
+        output.say(f"Note     {note}")
+    options = BoxTrainOptions(**told)
+    done = train_detector(
+        dataset, arch, options, out, canvas=canvas, resume=resume, tracker=output.track
+    )
+    output.left_out(done.unreadable)
+    again = f", {done.resumed_from} of them before it was interrupted" if done.resumed_from else ""
+    images = len(dataset) - len(done.unreadable)
+    output.say(
+        f"Trained {arch} on {images} images with {sum(done.instances)} boxes of "
+        f"{len(done.classes)} classes in {done.steps} steps{again}, {done.seconds:.0f} s: loss "
+        f"{done.losses[-1]['total']:.3f}"
+    )
+    output.say(f"Wrote    {out}")
+    output.say(f"Next     {program()} export --val DATA {out}")
+    output.json(
+        {
+            "schema": 1,
+            "checkpoint": out,
+            "task": "detection",
+            "arch": arch,
+            "classes": len(done.classes),
+            "images": images,
+            "boxes": sum(done.instances),
+            "unreadable": len(done.unreadable),
+            "losses": [dict(epoch) for epoch in done.losses],
+            "steps": done.steps,
+            "resumed_from": done.resumed_from,
             "seconds": done.seconds,
         }
     )

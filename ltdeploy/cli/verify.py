@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import LtdeployError, UsageError
+from ..errors import LtdeployError, UsageError, numbered
 from . import options as opt
-from .output import Output, encode, write_text
+from .output import Output, encode, require_writable, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -23,10 +23,13 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="Folder of class folders, .parquet, .txt list, CIFAR pickles, or species.",
+        help="Folder of class folders, .parquet, .txt list, CIFAR pickles, species; of a detector "
+        "COCO or LVIS .json.",
     ),
 ]
-Margin = Annotated[float, typer.Option(metavar="POINTS", help="Accuracy that a group may lose.")]
+Margin = Annotated[
+    float, typer.Option(metavar="POINTS", help="Accuracy, of a detector AP, that a group may lose.")
+]
 Html = Annotated[str | None, typer.Option(metavar="FILE", help="Where the report goes.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 where nothing can be decided.")]
 
@@ -60,6 +63,21 @@ def verify(
     from ..verify import baseline_json, report_html, verify_bundle
 
     opened = open_bundle(bundle)
+    if opened.is_detector:
+        from .verify_boxes import verify_boxes
+
+        return verify_boxes(
+            output,
+            opened,
+            data,
+            root=root,
+            reference=reference,
+            engine=engine,
+            margin=margin,
+            html=html,
+            strict=strict,
+            trust_pickle=trust_pickle,
+        )
     dataset = open_dataset(data, root=root)
     done = verify_bundle(
         opened,
@@ -88,6 +106,8 @@ def check_report_folder(html: str | None) -> None:
         raise UsageError(
             f"--html is {html!r} and the folder {Path(html).parent} does not exist; make it first."
         )
+    if html is not None:
+        require_writable(Path(html))
 
 
 def conclude(
@@ -97,14 +117,17 @@ def conclude(
 
     The verdict comes first: a report that cannot be written does not change it.
     """
-    from ..verify import group_rows, sentence, worst_classes
+    from ..verify import WORST_CLASSES, group_rows, sentence, worst_classes
+    from ..verify.result import name_some
 
     result = done.result
     output.json({**result.to_dict(), "provenance": done.provenance})
+    output.say(f"Measured {done.provenance['Candidate']}, against {done.provenance['Reference']}")
     header, *rows = group_rows(result)
     output.table(header, rows)
     worst = worst_classes(result)
     if worst:
+        output.say(WORST_CLASSES)
         output.table(
             ("class", "images", "reference", "candidate", "lost", "won", "q"),
             [
@@ -120,14 +143,14 @@ def conclude(
                 for c in worst
             ],
         )
-    if "Note" in done.provenance:
-        output.warn(done.provenance["Note"])
+    for note in result.notes:
+        output.warn(note)
     output.left_out(done.unreadable)
     without = result.without_images
     if without:
         output.warn(
-            f"{len(without)} classes have no image in {done.dataset.name} and were not tested: "
-            f"{', '.join(without[:10])}{' …' if len(without) > 10 else ''}"
+            f"{numbered(len(without), 'class', 'classes')} without an image in "
+            f"{done.dataset.name}, and so not tested: {name_some(without)}"
         )
     output.say(f"{result.verdict.upper()}  {sentence(result)}")
     if write_report is not None:

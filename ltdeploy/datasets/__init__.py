@@ -8,7 +8,10 @@ from pathlib import Path
 from ..classes import ClassTable
 from ..errors import DataError, UsageError, did_you_mean
 from .base import Dataset
+from .box_labels import align_boxes
+from .boxes import BoxDataset, BoxImage, BoxTruth
 from .cifar import CifarDataset, is_cifar_folder
+from .coco_json import as_coco, read_boxes
 from .folder import FolderDataset
 from .labels import align_labels, read_class_csv
 from .listing import ListDataset
@@ -18,6 +21,9 @@ from .unlabelled import UnlabelledFolder, is_unlabelled_folder
 
 __all__ = [
     "Batch",
+    "BoxDataset",
+    "BoxImage",
+    "BoxTruth",
     "CifarDataset",
     "Dataset",
     "Decoded",
@@ -25,10 +31,14 @@ __all__ = [
     "ListDataset",
     "Loader",
     "ParquetDataset",
+    "align_boxes",
     "align_labels",
+    "as_coco",
     "decode_ahead",
+    "open_boxes",
     "open_dataset",
     "open_unlabelled",
+    "read_boxes",
     "read_classes",
 ]
 
@@ -90,6 +100,27 @@ def open_unlabelled(spec: str, *, root: str | None = None) -> Dataset:
     return open_dataset(spec, root=root)
 
 
+def open_boxes(spec: str, *, root: str | None = None) -> BoxDataset:
+    """Open photographs with boxes: a COCO or LVIS json.
+
+    Parameters
+    ----------
+    root : folder that the names of its images begin at; None looks beside the file.
+
+    Raises
+    ------
+    DataError
+        If it is no such file, or what it says cannot be used.
+    """
+    path = Path(spec).expanduser()
+    _check_exists(path)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        raise DataError(
+            f"{path} holds no boxes, and a detector needs them; expected a COCO or LVIS .json file."
+        )
+    return read_boxes(path, None if root is None else Path(root).expanduser())
+
+
 def _open_path(path: Path, root: str | None, split: str | None) -> Dataset:
     _check_exists(path)
     suffix = path.suffix.lower()
@@ -102,8 +133,8 @@ def _open_path(path: Path, root: str | None, split: str | None) -> Dataset:
         return ParquetDataset(path)
     if suffix == ".json":
         raise DataError(
-            f"{path}: COCO, iNaturalist and LVIS json files are not read by this version; expected "
-            f"{_KINDS}."
+            f"{path}: COCO and LVIS json files hold boxes, which detectors need; for a classifier "
+            f"expected {_KINDS}."
         )
     if suffix == ".csv":
         raise DataError(
@@ -118,8 +149,8 @@ def read_classes(spec: str, root: str | None = None) -> ClassTable:
 
     Parameters
     ----------
-    spec : a ``.csv`` file, or what :func:`open_dataset` takes; of a source with several splits the
-        training split is counted.
+    spec : a ``.csv`` file, a COCO or LVIS ``.json`` whose images with a class are counted, or what
+        :func:`open_dataset` takes; of a source with several splits the training split is counted.
     root : as for :func:`open_dataset`.
 
     Raises
@@ -132,6 +163,9 @@ def read_classes(spec: str, root: str | None = None) -> ClassTable:
         _refuse_root(root, spec)
         _check_exists(path)
         return read_class_csv(path)
+    if path.suffix.lower() == ".json":
+        _check_exists(path)
+        return read_boxes(path, photographs=False).class_table()
     dataset = open_dataset(spec, root=root, split="train")
     return ClassTable.from_counts(dataset.counts().tolist(), dataset.class_names)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from ..errors import DataError, did_you_mean
 from .base import Dataset
 
-__all__ = ["IMAGE_SUFFIXES", "FolderDataset"]
+__all__ = ["IMAGE_SUFFIXES", "FolderDataset", "images_under"]
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -48,7 +49,7 @@ class FolderDataset(Dataset):
         self.ignored_files = 0
         labels: list[int] = []
         for label, name in enumerate(names):
-            found, ignored = _images_under(self._folder / name)
+            found, ignored = images_under(self._folder / name)
             self._paths += [os.path.join(name, path) for path in found]
             labels += [label] * len(found)
             self.ignored_files += ignored
@@ -117,15 +118,20 @@ def _has_images(folder: Path) -> bool:
         return any(_is_image(entry.name) and entry.is_file() for entry in entries)
 
 
-def _images_under(folder: Path) -> tuple[list[str], int]:
+def images_under(folder: Path) -> tuple[list[str], int]:
     """Return the images below ``folder`` relative to it, and how many other files there are.
 
     Links to folders are followed, but no folder is entered twice, nor one that holds ``folder``.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be read.
     """
     images: list[str] = []
     ignored = 0
     entered = {str(above) for above in folder.resolve().parents}
-    for parent, children, files in os.walk(folder, followlinks=True):
+    for parent, children, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in entered:
             children.clear()
@@ -141,3 +147,10 @@ def _images_under(folder: Path) -> tuple[list[str], int]:
     # torchvision sorts by folder first and by file inside it.
     images.sort(key=os.path.split)
     return images, ignored
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(
+        f"The folder {error.filename} cannot be read: {error.strerror or error}. Make it readable, "
+        "or name the folders and images that are meant one by one."
+    ) from error

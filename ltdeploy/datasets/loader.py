@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..canvas import Canvas, Placement, load_on_canvas
 from ..errors import ImageError, UsageError
 from ..images import DEFAULT_LIMITS, ImageLimits, ImageSource, Preprocessing, load_prepared
 from .base import Dataset
@@ -50,11 +51,13 @@ class Decoded:
     images : array of shape (n, H, W, 3), uint8: those that could be read, in order.
     positions : array of shape (n,), int64: where each stood in the input, counted from 0.
     failures : position and error of those that could not.
+    placements : where each of the images stands on its canvas; empty for classifiers.
     """
 
     images: npt.NDArray[np.uint8]
     positions: npt.NDArray[np.int64]
     failures: tuple[tuple[int, ImageError], ...]
+    placements: tuple[Placement, ...] = ()
 
 
 class Loader:
@@ -126,7 +129,7 @@ class Loader:
 def decode_ahead(
     items: Iterable[_Item],
     fetch: Callable[[_Item], tuple[str, ImageSource]],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Canvas,
     *,
     batch_size: int,
     workers: int | None = None,
@@ -138,6 +141,7 @@ def decode_ahead(
     ----------
     items : taken in the consumer's thread, at least two batches before the first result.
     fetch : gives an item's name and source; runs in the threads, so reading a file belongs here.
+    preprocessing : what each image becomes; on a :class:`Canvas` also where it stands there.
     batch_size : items per run; the last may be smaller.
     workers : as for :class:`Loader`.
     limits : what an image may cost.
@@ -158,7 +162,10 @@ def decode_ahead(
     first = 0
 
     def decode(
-        part: list[_Item], images: npt.NDArray[np.uint8], start: int
+        part: list[_Item],
+        images: npt.NDArray[np.uint8],
+        placements: list[Placement | None],
+        start: int,
     ) -> list[tuple[int, ImageError]]:
         failures = []
         for row, item in enumerate(part, start):
@@ -166,7 +173,12 @@ def decode_ahead(
                 break
             try:
                 name, source = fetch(item)
-                images[row] = load_prepared(source, preprocessing, limits, name=name)
+                if isinstance(preprocessing, Canvas):
+                    images[row], placements[row] = load_on_canvas(
+                        source, preprocessing, limits, name=name
+                    )
+                else:
+                    images[row] = load_prepared(source, preprocessing, limits, name=name)
             except ImageError as error:
                 failures.append((row, error))
         return failures
@@ -176,12 +188,13 @@ def decode_ahead(
             while len(pending) < ahead and (run := list(itertools.islice(stream, batch_size))):
                 shape = (len(run), preprocessing.height_px, preprocessing.width_px, 3)
                 images = np.empty(shape, dtype=np.uint8)
+                placements: list[Placement | None] = [None] * len(run)
                 size = math.ceil(len(run) / workers)
                 parts = [
-                    pool.submit(decode, run[start : start + size], images, start)
+                    pool.submit(decode, run[start : start + size], images, placements, start)
                     for start in range(0, len(run), size)
                 ]
-                pending.append(_Run(first, images, parts))
+                pending.append(_Run(first, images, placements, parts))
                 first += len(run)
             if not pending:
                 return
@@ -196,16 +209,18 @@ def decode_ahead(
 class _Run:
     first: int
     images: npt.NDArray[np.uint8]
+    placements: list[Placement | None]
     parts: list[Future[list[tuple[int, ImageError]]]]
 
     def result(self) -> Decoded:
         failures = [failure for part in self.parts for failure in part.result()]
         rows = np.arange(len(self.images), dtype=np.int64)
+        placed = tuple(place for place in self.placements if place is not None)
         if not failures:
-            return Decoded(self.images, self.first + rows, ())
+            return Decoded(self.images, self.first + rows, (), placed)
         rows = np.delete(rows, [row for row, _ in failures])
         named = tuple((self.first + row, error) for row, error in failures)
-        return Decoded(self.images[rows], self.first + rows, named)
+        return Decoded(self.images[rows], self.first + rows, named, placed)
 
 
 def _default_workers() -> int:

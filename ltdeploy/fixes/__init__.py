@@ -3,6 +3,7 @@
 from .affine import AffineMap
 from .base import BALANCED_LOSSES, Fix, FixContext
 from .chain import context_after, fit_chain
+from .columns import foreground_columns
 from .disalign import DisAlign
 from .encoding import MethodEntry, decode, encode
 from .ensemble import Ensemble, Member, combine, fit_ensemble
@@ -14,6 +15,7 @@ from .fix_file import (
     read_fix_file,
     write_fix_file,
 )
+from .group_odds import GroupOdds, fit_group_odds
 from .held_out import (
     MappedLogits,
     fit_per_fold,
@@ -25,10 +27,14 @@ from .held_out import (
 from .label_shift import LabelShift
 from .logit_adjustment import LogitAdjustment
 from .logit_map import LogitMap
+from .logn import LogN
 from .maps import Blend, Chain, LogSoftmax, NewHead, compose, steps_of
 from .matrix import Dirichlet, MatrixScaling
 from .multipliers import GroupBoost, ScoreMultiplier
 from .nearest_class_mean import NearestClassMean
+from .norcal import NorCal, effective_number
+from .objective_search import Searched, Trial, choose_strength_by
+from .odds import Odds
 from .platt import Platt
 from .retraining import ClassifierRetraining
 from .scaling import BiasCorrectedTemperature, LearnableWeightScaling, VectorScaling
@@ -60,8 +66,10 @@ __all__ = [
     "FixSelection",
     "FixSpec",
     "GroupBoost",
+    "GroupOdds",
     "LabelShift",
     "LearnableWeightScaling",
+    "LogN",
     "LogSoftmax",
     "LogitAdjustment",
     "LogitMap",
@@ -71,26 +79,34 @@ __all__ = [
     "MethodEntry",
     "NearestClassMean",
     "NewHead",
+    "NorCal",
+    "Odds",
     "Platt",
     "ScoreMultiplier",
+    "Searched",
     "TargetPrior",
     "TauNorm",
     "Temperature",
     "TemperatureFit",
+    "Trial",
     "VectorScaling",
     "choose_strength",
+    "choose_strength_by",
     "combine",
     "compose",
     "context_after",
     "decode",
+    "effective_number",
     "encode",
     "estimate_prior_em",
     "find_temperature",
     "fit_chain",
     "fit_ensemble",
     "fit_fixes",
+    "fit_group_odds",
     "fit_per_fold",
     "fit_temperature",
+    "foreground_columns",
     "mapped_blocks",
     "parse_fix",
     "parse_spec",

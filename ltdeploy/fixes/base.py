@@ -19,13 +19,17 @@ from .logit_map import LogitMap
 
 __all__ = ["BALANCED_LOSSES", "Evidence", "Fix", "FixContext", "Parameter"]
 
-Evidence = Literal["head", "counts", "validation", "training", "target"]
+Evidence = Literal["head", "counts", "validation", "logits", "training", "target"]
 Parameter = float | str | tuple[float, ...]
 
 _HOW_TO_GIVE: dict[Evidence, str] = {
     "head": "the head's weights (a checkpoint whose head was recognised, or 'weight' in the .npz)",
     "counts": "training counts (--classes FILE, or 'counts' in the .npz)",
     "validation": "validation images (--val DATA, or 'logits' and 'labels' in the .npz)",
+    "logits": (
+        "logits of some images, whose labels are not looked at (--val DATA, or 'logits' in the "
+        ".npz)"
+    ),
     "training": (
         "features of training images (calibrate --train DATA, or 'train_features' and "
         "'train_labels' in the .npz)"
@@ -75,6 +79,7 @@ class FixContext:
             "head": self.head is not None and self.head.weight.size > 0,
             "counts": self.classes is not None,
             "validation": self.logits is not None and self.labels is not None,
+            "logits": self.logits is not None or self.target_logits is not None,
             "training": self.train_features is not None and self.train_labels is not None,
             "target": self.target_logits is not None,
         }
@@ -111,6 +116,7 @@ class Fix(ABC):
     tunable : the parameter that ``auto`` chooses on validation images; None where there is none.
     grid : its values that ``auto`` tries, from the mildest to the strongest.
     calibrates : whether fitting it sets the confidence too, so that no temperature need follow.
+    of_detectors : whether it is defined for detectors' heads alone, and refuses a classifier's.
     """
 
     method: ClassVar[str]
@@ -118,14 +124,15 @@ class Fix(ABC):
     tunable: ClassVar[str | None] = None
     grid: ClassVar[tuple[float, ...]] = ()
     calibrates: ClassVar[bool] = False
+    of_detectors: ClassVar[bool] = False
 
     @abstractmethod
     def _map(self, context: FixContext) -> LogitMap: ...
 
     @property
     def learns_from_validation(self) -> bool:
-        """Whether fitting looks at labelled validation images."""
-        return "validation" in self.needs
+        """Whether fitting looks at validation images."""
+        return not self.needs.isdisjoint(("validation", "logits"))
 
     @classmethod
     def takes_prior_off(cls, parameters: Mapping[str, object]) -> bool:
@@ -187,14 +194,16 @@ def require_number(
         )
 
 
-def require_numbers(method: str, name: str, values: object) -> npt.NDArray[np.float64]:
-    """Return one number per class as an array, or raise :class:`FixError`."""
+def require_numbers(
+    method: str, name: str, values: object, *, per: str = "class in label order"
+) -> npt.NDArray[np.float64]:
+    """Return one number per class, or per what is said, as an array, or raise :class:`FixError`."""
     array = None if values is None else np.asarray(values)
     if array is None or array.ndim != 1 or array.dtype.kind not in "iuf":
         shown = "not given" if values is None else repr(values)
         raise FixError(
-            f"{method}: {name} is {shown}; expected a list of numbers, one per class in label "
-            f'order, which a file holds: {{"schema": 1, "methods": [{{"method": "{method}", '
+            f"{method}: {name} is {shown}; expected a list of numbers, one per {per}, "
+            f'which a file holds: {{"schema": 1, "methods": [{{"method": "{method}", '
             f'"parameters": {{"{name}": [1, 1, 10]}}}}]}}, used as --fix FILE.json.'
         )
     return array.astype(np.float64)

@@ -160,7 +160,8 @@ class SelectionEntry(Strict):
     Attributes
     ----------
     objective : what was maximised; None where nothing was chosen.
-    balanced_before, balanced_after : class-averaged accuracy on held-out images, in percent.
+    balanced_before, balanced_after : class-averaged accuracy on held-out images, in percent; of a
+        detector its mean average precision.
     """
 
     name: str

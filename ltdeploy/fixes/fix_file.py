@@ -32,6 +32,7 @@ __all__ = [
 _SCHEMA = 1
 _LARGEST_FILE_BYTES = 256 << 20
 _MOST_STEPS = 32
+_MOST_OTHER_COLUMNS = 2  # of a detector's head: background, and with seesaw an objectness
 _LARGEST_NUMBER = 1e30  # times any logit it is still far from float32's end, 3.4e38
 _EXAMPLE = '{"schema": 1, "methods": [{"method": "tau_norm", "parameters": {"tau": 0.7}}]}'
 
@@ -75,7 +76,7 @@ class FixFile(Strict):
     checkpoint : what it was fitted on; None where that is not known.
     selected_on : the images that chose it; None where none did.
     class_names, train_counts : of the classes it was fitted for, in label order; None where they
-        were not known.
+        were not known. A detector's have no entry for the one or two columns that are no class.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -106,11 +107,15 @@ class FixFile(Strict):
         self._require_classes(fitted.classes)
         return self
 
-    def _require_classes(self, classes: int) -> None:
-        for key in ("class_names", "train_counts"):
-            told = getattr(self, key)
-            if told is not None and len(told) != classes:
-                raise ValueError(f"{key!r} has {len(told)} entries and 'steps' {classes} classes")
+    def _require_classes(self, columns: int) -> None:
+        lists = {"class_names": self.class_names, "train_counts": self.train_counts}
+        sizes = {key: len(told) for key, told in lists.items() if told is not None}
+        classes = next(iter(sizes.values()), columns)
+        for key, size in sizes.items():
+            if not columns - _MOST_OTHER_COLUMNS <= size <= columns:
+                raise ValueError(f"{key!r} has {size} entries and 'steps' {columns} classes")
+            if size != classes:
+                raise ValueError(f"{key!r} has {size} entries and 'class_names' {classes}")
         try:
             ClassTable.from_counts(self.train_counts or [1] * classes, self.class_names)
         except DataError as error:

@@ -18,6 +18,7 @@ from .base import (
     require_softmax,
     require_uncorrected,
 )
+from .columns import foreground_counts, on_foreground
 from .grids import STRENGTHS
 
 __all__ = ["LogitAdjustment"]
@@ -30,6 +31,10 @@ class LogitAdjustment(Fix):
 
     At τ = 1 this is the Bayes-optimal classifier for balanced error when the model estimates
     P(y|x) under the training prior π. Classes without training images are counted as one image.
+
+    On a detector π is over the foreground classes, and the background's logit stays: every class
+    gains against it, the few most. :class:`~ltdeploy.fixes.NorCal` is the same but for this level:
+    there every class loses against the background.
 
     Menon et al. 2021, *Long-tail learning via logit adjustment*, arXiv 2007.07314, eq. 9.
 
@@ -61,13 +66,16 @@ class LogitAdjustment(Fix):
         outputs = context.class_count()
         if self.tau:
             require_uncorrected(self.method, context.trained_with, force=context.force)
-        background = context.head is not None and context.head.background is not None
-        if background or len(context.classes) != outputs:
+        shift = -self.tau * np.log(context.classes.prior())
+        if context.head is not None and context.head.background is not None:
+            foreground_counts(context.head, context.classes, self.method)
+            return on_foreground(context.head, shift)
+        if len(context.classes) != outputs:
             raise FixError(
                 f"logit_adjustment needs one training count per row of the head; the head has "
                 f"{outputs} rows and the class table {len(context.classes)} classes."
             )
-        return AffineMap(np.ones(outputs), -self.tau * np.log(context.classes.prior()))
+        return AffineMap(np.ones(outputs), shift)
 
     def freedom(self, context: FixContext) -> int:
         """Return 1: τ."""

@@ -6,13 +6,17 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ..errors import FixError, did_you_mean
-from .base import Fix, require_numbers
+from .base import Fix
 from .disalign import DisAlign
+from .group_odds import GroupOdds
 from .label_shift import LabelShift
 from .logit_adjustment import LogitAdjustment
+from .logn import LogN
 from .matrix import Dirichlet, MatrixScaling
 from .multipliers import GroupBoost, ScoreMultiplier
 from .nearest_class_mean import NearestClassMean
+from .norcal import NorCal
+from .odds import Odds
 from .platt import Platt
 from .retraining import ClassifierRetraining
 from .scaling import BiasCorrectedTemperature, LearnableWeightScaling, VectorScaling
@@ -42,6 +46,10 @@ FIXES: dict[str, type[Fix]] = {
         NearestClassMean,
         ClassifierRetraining,
         DisAlign,
+        NorCal,
+        Odds,
+        LogN,
+        GroupOdds,
     )
 }
 
@@ -76,7 +84,7 @@ class FixSpec:
         for name, field in known.items():
             if name not in self.parameters and field.default is MISSING:
                 if "tuple" in str(field.type):
-                    require_numbers(self.method, name, None)
+                    FIXES[self.method](**{**self.parameters, name: None})  # says what is lacking
                 automatic = ", or 'auto' together with --val DATA" if name == self.tunable else ""
                 raise FixError(
                     f"{self.method} needs a value for {name!r}, for example "
@@ -98,7 +106,7 @@ class FixSpec:
     @property
     def needs_validation(self) -> bool:
         """Whether validation images are looked at, to choose a parameter or to fit the fix."""
-        return self.is_auto or "validation" in FIXES[self.method].needs
+        return self.is_auto or not FIXES[self.method].needs.isdisjoint(("validation", "logits"))
 
     def fixed(self) -> Fix:
         """Return the fix with the parameters as they are."""

@@ -16,15 +16,17 @@ from ..preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preproce
 from .reading import read_json
 
 __all__ = [
+    "FILTERS",
     "HuggingFaceClassifier",
     "build_from_config",
     "current_weights",
     "folder_class_names",
     "folder_preprocessing",
+    "load_strictly",
 ]
 
 # Pillow's numbers for its filters, which image processor configurations store.
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _CONVNEXT_WARP_PX = 384
 
 
@@ -111,13 +113,29 @@ def current_weights(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
     """
     with _quiet(), torch.random.fork_rng(devices=[]):
         config = _config(folder)
-        network = _network(folder, config)
-        loaded, told = type(network).from_pretrained(
+        network = type(_network(folder, config))
+    weights: dict[str, Tensor] = load_strictly(folder, network, config, tensors).state_dict()
+    return weights
+
+
+def load_strictly(
+    folder: Path, network: Any, config: Any, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return a network of transformers' class ``network`` with a folder's weights, all of them.
+
+    Raises
+    ------
+    CheckpointError
+        If weights are missing, left over, or of another shape.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        loaded, told = network.from_pretrained(
             None,
             config=config,
             state_dict=dict(tensors),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            dtype=torch.float32,
         )
     problems = {
         "missing in the file": sorted(told["missing_keys"]),
@@ -133,8 +151,8 @@ def current_weights(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
             f"{config.num_labels} labels): {'; '.join(said)}. A folder without a trained "
             "classification head cannot be deployed."
         )
-    weights: dict[str, Tensor] = loaded.state_dict()
-    return weights
+    module: nn.Module = loaded
+    return module
 
 
 def folder_class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -177,7 +195,7 @@ def folder_preprocessing(folder: Path) -> Preprocessing:
     normalises = told.get("do_normalize", True)
     fields = _sizes(path, told)
     filter_number = told.get("resample", 2)
-    name = _FILTERS.get(filter_number) if isinstance(filter_number, int) else None
+    name = FILTERS.get(filter_number) if isinstance(filter_number, int) else None
     if name not in get_args(Interpolation):
         raise _not_reproduced(path, "resample", filter_number)
     return Preprocessing(

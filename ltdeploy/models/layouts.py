@@ -56,6 +56,8 @@ class Parts:
     logit_scale : array of shape (C,) by which a second stage multiplies the logits.
     changes : preprocessing that the file records, as :class:`LoadOptions` fields.
     train_hashes : fingerprints of the training images, shape (M,), where the file holds them.
+    task : ``"classification"`` or ``"detection"``, where the file tells.
+    canvas : a detector's canvas, as :meth:`ltdeploy.canvas.Canvas.to_dict` wrote it.
     notes : what was recognised or assumed, for people.
     """
 
@@ -73,6 +75,8 @@ class Parts:
     changes: dict[str, Any] = field(default_factory=dict)
     trained_with: str | None = None
     train_hashes: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+    task: str | None = None
+    canvas: Mapping[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -224,6 +228,9 @@ def _own(data: Mapping[str, Any], where: str) -> Parts:
     parts.cosine = head.get("kind") == "cosine"
     parts.head_scale = head.get("scale") if parts.cosine else None
     _read_told(parts, told)
+    parts.task = told.get("task", "classification")
+    if parts.task == "detection":
+        parts.canvas = as_mapping(told.get("canvas"))
     if told.get("preprocessing") is not None:
         parts.preprocessing = Preprocessing.from_dict(told["preprocessing"])
     hashes = as_mapping(told.get("train_data")).get("hashes")

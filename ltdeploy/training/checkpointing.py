@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._optional import require
+from ..canvas import Canvas
 from ..classes import ClassTable
 from ..errors import CheckpointError
 from ..files import replacing
@@ -20,7 +21,13 @@ from ..preprocessing import Preprocessing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SCHEMA", "TrainData", "save_checkpoint"]
+__all__ = [
+    "SCHEMA",
+    "TrainData",
+    "save_checkpoint",
+    "save_detector_checkpoint",
+    "write_content",
+]
 
 SCHEMA = 1
 
@@ -69,30 +76,92 @@ def save_checkpoint(
     CheckpointError
         If the file cannot be written.
     """
-    torch = require("torch", extra="torch", purpose="write checkpoints")
-    content = {
-        "ltdeploy": {
-            "schema": SCHEMA,
-            "arch": arch,
-            "class_names": list(classes.names),
-            "train_counts": list(classes.counts),
-            "preprocessing": preprocessing.to_dict(),
-            "trained_with": trained_with,
-            "epochs": epochs,
-            "seed": seed,
-            "train_data": {
-                "name": train_data.name,
-                "images": train_data.images,
-                # torch has no unsigned type of this width that old versions read
-                "hashes": torch.from_numpy(np.sort(train_data.hashes).view(np.int64)),
-            },
-        },
-        "state_dict": {name: value.detach().cpu() for name, value in state_dict.items()},
+    told = _header(arch, classes, trained_with, epochs, seed, train_data)
+    _write(path, told | {"preprocessing": preprocessing.to_dict()}, state_dict)
+
+
+def save_detector_checkpoint(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    *,
+    arch: str,
+    classes: ClassTable,
+    instances: Sequence[int],
+    canvas: Canvas,
+    trained_with: str,
+    sampler: Mapping[str, Any] | None,
+    epochs: int,
+    seed: int,
+    train_data: TrainData,
+) -> None:
+    """Write a detector's weights and all that is needed to use them.
+
+    The layout is :func:`save_checkpoint`'s with ``"task": "detection"``, ``"canvas"`` in place of
+    ``"preprocessing"``, ``"instances"`` and ``"sampler"``.
+
+    Parameters
+    ----------
+    arch : ``torchvision:NAME``.
+    classes : the foreground; its counts are images per class.
+    instances : boxes per class, in label order.
+    sampler : name and parameters of what dealt the images; None for each of them once an epoch.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
+    """
+    told = _header(arch, classes, trained_with, epochs, seed, train_data)
+    told |= {
+        "task": "detection",
+        "canvas": canvas.to_dict(),
+        "instances": list(instances),
+        "sampler": None if sampler is None else dict(sampler),
     }
-    _write_whole(Path(path), content)
+    _write(path, told, state_dict)
 
 
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
+def _header(
+    arch: str,
+    classes: ClassTable,
+    trained_with: str,
+    epochs: int,
+    seed: int,
+    train_data: TrainData,
+) -> dict[str, Any]:
+    torch = require("torch", extra="torch", purpose="write checkpoints")
+    return {
+        "schema": SCHEMA,
+        "arch": arch,
+        "class_names": list(classes.names),
+        "train_counts": list(classes.counts),
+        "trained_with": trained_with,
+        "epochs": epochs,
+        "seed": seed,
+        "train_data": {
+            "name": train_data.name,
+            "images": train_data.images,
+            # torch has no unsigned type of this width that old versions read
+            "hashes": torch.from_numpy(np.sort(train_data.hashes).view(np.int64)),
+        },
+    }
+
+
+def _write(
+    path: str | os.PathLike[str], told: dict[str, Any], state_dict: Mapping[str, Tensor]
+) -> None:
+    weights = {name: value.detach().cpu() for name, value in state_dict.items()}
+    write_content(Path(path), {"ltdeploy": told, "state_dict": weights})
+
+
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values with ``torch.save``; whole, or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
+    """
     torch = require("torch", extra="torch", purpose="write checkpoints")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

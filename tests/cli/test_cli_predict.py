@@ -40,7 +40,9 @@ def test_folders_lists_and_parquet(cli: Cli, bundle_path: Path, photos: list[str
         "--out", "o.jsonl",
     )  # fmt: skip
     assert code == 0
-    assert said == "Wrote 7 answers and 0 errors to o.jsonl.\n"
+    wrote, answered = said.splitlines()
+    assert wrote == "Wrote 7 answers and 0 errors to o.jsonl."
+    assert answered.startswith("Answered by ")
     assert inputs_of("o.jsonl") == ["1.png", "2.png", *photos, "one.parquet#0"]
     assert cli("predict", bundle_path, "photos", "--out", "o.parquet")[0] == 0
     assert pq.read_table("o.parquet")["input"].to_pylist() == photos
@@ -56,6 +58,9 @@ def test_json_and_words_take_the_same_inputs(
     assert (line["input"], len(line["top"])) == ("photos/1.png", 2)
     code, said, _ = cli("predict", bundle_path, photos[0])
     assert said.startswith(photos[0])
+    assert said.splitlines()[-1].startswith("Answered by ")
+    code, _, said = cli("predict", bundle_path, photos[0], "--top-k", "0")
+    assert (code, "top_k is 0; expected 1 or more" in said) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +21,7 @@ from ltdeploy.export.precision.layers import GraphLayers
 from ltdeploy.export.precision.non_finite import first_non_finite, require_finite
 from ltdeploy.export.precision.quantise import measure_ranges, quantise
 from ltdeploy.export.precision.ranges import largest_values, out_of_range
+from ltdeploy.export.precision.recipe import cast_recipe
 from ltdeploy.export.precision.work import multiply_adds
 
 IMAGES = pictures(8)
@@ -261,3 +263,111 @@ def test_restored_layers_are_float32(graph: onnx.ModelProto) -> None:
     assert [node.name for node in quantised] == names[-1:]
     with pytest.raises(ExportError, match="No layer of the graph is left"):
         quantise(graph, ranges, names)
+
+
+def swishing(*, told: bool = True, taken: str = "") -> onnx.ModelProto:
+    """Return convolutions with a HardSwish behind each.
+
+    Parameters
+    ----------
+    told : whether the graph says of what type they give.
+    taken : a tensor of that name is in it.
+    """
+    make, value = helper.make_node, helper.make_tensor_value_info
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (6, 3, 3, 3), "w1": (6, 6, 3, 3), "w2": (6, 6, 3, 3), "g": (6, 4)}
+    stored = [
+        numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    stored.append(numpy_helper.from_array(np.float32(1 / 255), "scale"))
+    nodes = [
+        make("Cast", ["images"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        make("Transpose", ["pixels"], ["planes"], name="turn", perm=[0, 3, 1, 2]),
+        make("Mul", ["planes", "scale"], ["x0"], name="scale"),
+    ]
+    for layer in range(3):
+        nodes += [
+            make("Conv", [f"x{layer}", f"w{layer}"], [f"c{layer}"], name=f"conv{layer}"),
+            make("HardSwish", [f"c{layer}"], [f"x{layer + 1}"], name=f"swish{layer}"),
+        ]
+    nodes += [
+        make("GlobalAveragePool", ["x3"], ["pooled"], name="pool"),
+        make("Flatten", ["pooled"], ["flat"], name="flatten"),
+        make("Gemm", ["flat", "g"], ["logits"], name="head"),
+    ]
+    if taken:
+        nodes.insert(3, make("Identity", ["x0"], [taken], name="swish0.0"))
+        nodes[4].input[0] = taken
+    io = (
+        [value("images", TensorProto.UINT8, ["n", 16, 16, 3])],
+        [value("logits", TensorProto.FLOAT, ["n", 4])],
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *io, stored),
+        opset_imports=[helper.make_opsetid("", 22)],
+        ir_version=10,
+    )
+    model = onnx.shape_inference.infer_shapes(model)
+    if not told:
+        kept = [v for v in model.graph.value_info if v.name != "x1"]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(kept)
+    return model
+
+
+@pytest.mark.parametrize("changes", [{}, {"told": False}, {"taken": "x1.shifted"}])
+def test_a_restored_layer_takes_its_hard_swish_along(changes: dict[str, Any]) -> None:
+    model = swishing(**changes)
+    recipe = cast_recipe(model, "bf16")
+    owned = {name for nodes in segments(GraphLayers(recipe.whole)).values() for name in nodes}
+    assert sum(name.startswith("swish") for name in owned) == 12
+    low = onnx.shape_inference.infer_shapes(recipe.make(recipe.layers))
+    kinds = {v.name: v.type.tensor_type.elem_type for v in low.graph.value_info}
+    still = [n.name for n in low.graph.node if kinds.get(n.output[0]) == TensorProto.BFLOAT16]
+    assert owned.isdisjoint(still)
+    lowered = recipe.make(())
+    assert not any(node.op_type == "HardSwish" for node in lowered.graph.node)
+    assert len({node.name for node in lowered.graph.node}) == len(lowered.graph.node)
+    images = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    reference = answers(model, images)
+    np.testing.assert_allclose(answers(recipe.whole, images), reference, atol=1e-5)
+    engine = openvino(lowered)
+    assert relative_difference(reference, engine.run({"images": images})["logits"]) < 0.05
+
+
+@pytest.mark.parametrize(("epsilon", "kept"), [(1e-12, ("sum", "root")), (1e-5, ())])
+def test_a_constant_that_float16_makes_zero_of_is_kept(
+    epsilon: float, kept: tuple[str, ...]
+) -> None:
+    make = helper.make_node
+    model = products(
+        [
+            make("MatMul", ["x", "w"], ["a"], name="stem"),
+            make("Mul", ["a", "a"], ["square"], name="square"),
+            make("ReduceMean", ["square"], ["mean"], name="mean", axes=[-1]),
+            make("Add", ["mean", "epsilon"], ["sum"], name="sum"),
+            make("Sqrt", ["sum"], ["root"], name="root"),
+            make("Div", ["a", "root"], ["norm"], name="norm"),
+            make("MatMul", ["norm", "body"], ["b"], name="body"),
+            make("MatMul", ["b", "head"], ["y"], name="head"),
+        ],
+        w=(3, 9),
+        body=(9, 9),
+        head=(9, 2),
+        epsilon=(),
+    )
+    stored = next(t for t in model.graph.initializer if t.name == "epsilon")
+    stored.CopyFrom(numpy_helper.from_array(np.float32(epsilon), "epsilon"))
+    model = onnx.shape_inference.infer_shapes(model)
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    images[:, 1:] = 9
+    found, named = out_of_range(model, largest_values(model, images))
+    assert found == kept
+    assert [tensor.tensor for tensor in named] == ["epsilon"] * bool(kept)
+    # A pixel of zeros has no variance: the norm divides by the root of epsilon alone.
+    assert np.isfinite(
+        runtime(to_low_precision(model, "fp16", found)).run({"images": images})["y"]
+    ).all()
+    bare = runtime(to_low_precision(model, "fp16")).run({"images": images})["y"]
+    assert np.isfinite(bare).all() == (not kept)

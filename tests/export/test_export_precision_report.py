@@ -207,3 +207,23 @@ def test_loads_nothing_and_every_picture_carries_a_text() -> None:
 
 def test_same_result_gives_the_same_file() -> None:
     assert page_of(result_of()) == page_of(result_of())
+
+
+def test_scaled_decoding_is_told_apart_from_precision() -> None:
+    result = single()
+    assert "Scaled decoding" not in text_of(result)
+    groups = {"few": {"difference": -0.4}, "many": {"difference": None}}
+    result["scaling"] = {"groups": groups, "verdict": "inconclusive"}
+    told = text_of(result)
+    assert "alone, in float32, it costs few −0.40 points (gate: undecided)" in told
+    assert "The head, and in int8 the first layer, are always in float32" in told
+
+
+def test_classes_without_images_are_not_told_as_too_few_images() -> None:
+    result = single()
+    chosen = result["lowering"]["trials"][0]
+    chosen["verdict"] = "inconclusive"
+    chosen["groups"]["medium"] |= {"classes": 163, "classes_without_images": 90}
+    told = text_of(result)
+    assert "cannot decide: only 73 of the 163 medium classes have images" in told
+    assert "too few images" not in told

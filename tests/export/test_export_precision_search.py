@@ -182,6 +182,21 @@ def test_a_damaged_journal_costs_its_measurements_only(tmp_path: Path) -> None:
     assert found.chosen.restored == ()
 
 
+def test_a_journal_that_cannot_be_written_costs_nothing_but_resuming(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    expected = search(
+        recipe, recipe(LAYERS), LAYERS, Gate(LAYERS[:3], LAYERS), journal=Journal(None), seconds=60
+    )
+    journal = Journal(tmp_path / "file" / "journal.json")
+    gate = Gate(LAYERS[:3], LAYERS)
+    with pytest.warns(RuntimeWarning, match="cannot be resumed") as warned:
+        found = search(recipe, recipe(LAYERS), LAYERS, gate, journal=journal, seconds=60)
+    assert found == expected
+    assert len(warned) == 1
+    with pytest.raises(ExportError, match="all is lost"):
+        search(recipe, recipe(LAYERS), LAYERS[:9], gate, journal=Journal(None), seconds=0)
+
+
 def test_time_that_runs_out_says_how_to_go_on(tmp_path: Path) -> None:
     gate = Gate(LAYERS[:5], LAYERS)
     with pytest.raises(ExportError, match="run the same command again"):
@@ -312,7 +327,7 @@ def test_openvino_is_not_needed_to_say_what_onnx_runtime_computes(
     def missing() -> None:
         raise AssertionError("openvino was asked for")
 
-    monkeypatch.setattr("ltdeploy.export.precision.open_graph.import_openvino", missing)
+    monkeypatch.setattr("ltdeploy.engines.choice.import_openvino", missing)
     with pytest.raises(AssertionError, match="asked for"):
         computes("openvino-cpu", "bf16")
     assert not computes("onnxruntime-cpu", "fp16")

@@ -53,7 +53,10 @@ def test_a_missing_head_is_an_error(tmp_path: Path, weights: dict[str, torch.Ten
     with pytest.raises(CheckpointError, match=r"linear\.weight.*head is missing"):
         load(tmp_path / "x.pth", trunk, arch="cifar:resnet20")
     with pytest.raises(CheckpointError, match=r"Missing: the weights of a head"):
-        load(tmp_path / "x.pth", {"arch": "cifar:resnet20", "state_dict": trunk} | {"cls_num_list": [9, 5, 1]})
+        load(
+            tmp_path / "x.pth",
+            {"arch": "cifar:resnet20", "state_dict": trunk} | {"cls_num_list": [9, 5, 1]},
+        )
 
 
 def test_a_missing_layer_is_named(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,1 @@
+"""Detectors as graphs of fixed sizes: the same numbers of boxes for every photograph."""

@@ -1,0 +1,144 @@
+"""What is checked after every export of a detector instead of being assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ltdeploy.arrays import FloatArray
+from ltdeploy.boxes import Detections
+from ltdeploy.canvas import Canvas
+from ltdeploy.engines import Engine
+from ltdeploy.errors import DataError, ExportError
+from ltdeploy.pairing import agreement
+from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess
+
+__all__ = ["DetectorChecks", "check_detector_graph", "detections_of"]
+
+SCORE_TOLERANCE = 1e-4
+BOX_TOLERANCE_PX = 0.1
+# Below, two boxes that are nearly alike may be suppressed the one or the other way round.
+_LEAST_SCORE = 0.01
+_BATCHES = (1, 2, 5)
+
+
+@dataclass(frozen=True)
+class DetectorChecks:
+    """The figures of the checks, all of which passed.
+
+    Attributes
+    ----------
+    engine : what ran the graph.
+    samples : photographs used.
+    detections : found in them by the reference, above a score of 0.01.
+    score_difference, box_difference_px : largest differences from the unfused reference, after
+        matching by class and overlap.
+    batch_difference : largest difference of a score between batches of 1, 2, 5 and permuted images.
+    """
+
+    engine: str
+    samples: int
+    detections: int
+    score_difference: float
+    box_difference_px: float
+    batch_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return asdict(self)
+
+
+def detections_of(
+    outputs: Mapping[str, FloatArray], scores: ScoreRule, keep: KeepRule, canvas: Canvas
+) -> list[Detections]:
+    """Return what is found on each canvas, in canvas pixels, from a graph's raw outputs."""
+    whole = canvas.place(canvas.height_px, canvas.width_px)
+    quality = outputs.get("quality")
+    return [
+        postprocess(
+            boxes,
+            logits,
+            None if quality is None else quality[at],
+            scores,
+            keep,
+            whole,
+            name=f"golden sample {at}",
+        )
+        for at, (boxes, logits) in enumerate(zip(outputs["boxes"], outputs["logits"], strict=True))
+    ]
+
+
+def check_detector_graph(
+    engine: Engine,
+    images: npt.NDArray[np.uint8],
+    expected: Sequence[Detections],
+    scores: ScoreRule,
+    keep: KeepRule,
+    canvas: Canvas,
+) -> DetectorChecks:
+    """Run an exported detector on real canvases and compare it with the reference.
+
+    Parameters
+    ----------
+    engine : the exported graph, loaded.
+    images : array of shape (K, H, W, 3), uint8.
+    expected : what the reference finds in each, the fix applied unfused.
+
+    Raises
+    ------
+    ExportError
+        If the batch axis is fixed, or detections differ from the reference or between batches.
+    """
+    if any(spec.shape[0] is not None for spec in (*engine.inputs, *engine.outputs)):
+        raise ExportError(
+            f"The exporter froze the batch axis: {engine.inputs} → {engine.outputs}; the "
+            "detector's code depends on the batch size."
+        )
+
+    def found(pictures: npt.NDArray[np.uint8]) -> list[Detections]:
+        try:
+            outputs = engine.run({"images": np.ascontiguousarray(pictures)})
+            return detections_of(outputs, scores, keep, canvas)
+        except DataError as error:
+            raise ExportError(f"The exported graph cannot be used: {error}") from error
+
+    together = found(images)
+    score, box = _apart(expected, together)
+    if not (score <= SCORE_TOLERANCE and box <= BOX_TOLERANCE_PX):
+        raise ExportError(
+            f"The exported graph differs from the reference by {score:.2g} in a score and "
+            f"{box:.2g} pixels in a box on {len(images)} photographs; expected at most "
+            f"{SCORE_TOLERANCE:g} and {BOX_TOLERANCE_PX:g}. The fold or the export "
+            "changed the model; nothing was written."
+        )
+    batch = 0.0
+    order = np.random.default_rng(0).permutation(len(images))
+    for size in _BATCHES:
+        for index in (np.arange(len(images)), order):
+            parts: list[Detections] = []
+            for start in range(0, len(index), size):
+                parts += found(images[index[start : start + size]])
+            batch = max(batch, _apart([together[int(i)] for i in index], parts)[0])
+    if not batch <= SCORE_TOLERANCE:
+        raise ExportError(
+            "The exported graph gives other answers in batches of 1, 2 and 5 than in one batch of "
+            f"{len(images)}: a score differs by {batch:.2g}. A layer mixes the images of a batch; "
+            "nothing was written."
+        )
+    count = sum(int((one.scores >= _LEAST_SCORE).sum()) for one in expected)
+    return DetectorChecks(engine.name, len(images), count, score, box, batch)
+
+
+def _apart(expected: Sequence[Detections], found: Sequence[Detections]) -> tuple[float, float]:
+    """Return the largest difference of a score and of a box, of what is above the least score."""
+    score = box = 0.0
+    for a, b in zip(expected, found, strict=True):
+        certain = a[a.scores >= _LEAST_SCORE], b[b.scores >= _LEAST_SCORE - SCORE_TOLERANCE]
+        apart = agreement(*certain, least_score=_LEAST_SCORE + SCORE_TOLERANCE)
+        score = max(score, apart.score_difference, apart.alone)
+        box = max(box, apart.box_difference_px)
+    return score, box

@@ -1,0 +1,122 @@
+"""``ltdeploy export`` of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FixError, UsageError
+from .options import canvas_size
+from .output import Output, program, quoted
+from .runtime import ExitCode
+
+if TYPE_CHECKING:
+    from ltdeploy.export.detection.detector_export import ExportedDetector
+
+    from ..fixes import FixFile, FixSpec
+    from ..models.detectors.detector import Detector
+
+__all__ = ["export_boxes"]
+
+
+def export_boxes(
+    output: Output,
+    model: Detector,
+    specs: Sequence[FixSpec | FixFile],
+    out: Path,
+    *,
+    images: str | None,
+    root: str | None,
+    canvas: str | None,
+    force: bool,
+    refused: dict[str, bool],
+) -> int:
+    """Export a detector and say what was done.
+
+    Parameters
+    ----------
+    images : photographs to check the graph with.
+    canvas : ``HxW``, where it is to be another than the checkpoint's.
+    refused : options that detectors do not have, by name, and whether each was given.
+    """
+    from ltdeploy.export.detection.detector_export import export_detector
+
+    from ..datasets import open_boxes
+    from ..fixes import FixSpec
+
+    given = [name for name, there in refused.items() if there]
+    if given:
+        raise UsageError(
+            f"{model.source.path.name} is a detector, and {', '.join(given)} is for classifiers in "
+            "this version; leave it out."
+        )
+    for one in specs:
+        if isinstance(one, FixSpec) and one.needs_validation:
+            raise FixError(
+                f"{one.method} of a detector is not chosen by export; give its strength, as in "
+                f"--fix norcal:gamma=0.6, or choose it with '{program()} calibrate'."
+            )
+    if canvas is not None:
+        height_px, width_px = canvas_size(canvas)
+        other = replace(model.canvas, height_px=height_px, width_px=width_px)
+        model = replace(model, canvas=other)
+    photographs = open_boxes(images, root=root) if images is not None else None
+    exported = export_detector(model, specs, out, images=photographs, force=force)
+    _report(output, exported)
+    output.json(_result(exported))
+    return ExitCode.OK
+
+
+def _report(output: Output, exported: ExportedDetector) -> None:
+    manifest, checks = exported.bundle.manifest, exported.checks
+    table = exported.bundle.classes
+    for note in manifest.source.notes:
+        output.say(f"  · {note}")
+    groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
+    output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
+    for entry in manifest.fix.methods:
+        told = ", ".join(f"{key} = {value}" for key, value in entry.shown().items())
+        output.say(f"Fix      {entry.method} {told}".rstrip())
+    if not manifest.fix.methods:
+        output.say("Fix      none")
+    chosen = manifest.fix.selected_on
+    if chosen is not None:
+        output.say(f"         chosen on {chosen.name}, {chosen.images:,} images; verify on others")
+    for note in manifest.fix.notes:
+        output.warn(note)
+    canvas = exported.bundle.canvas
+    output.say(f"Canvas   {canvas.height_px}×{canvas.width_px}, {canvas.fit.replace('_', ' ')}")
+    where = "folded into the class layer" if manifest.fix.folded == "weights" else "none"
+    graph = manifest.graphs[0]
+    output.say(f"Graph    {graph.nodes} nodes, opset {graph.opset}; fix {where}")
+    output.say(
+        f"Checked  {checks.engine}, {checks.samples} images, {checks.detections} detections: "
+        f"scores {checks.score_difference:.1e} and boxes {checks.box_difference_px:.2g} px from "
+        f"the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
+    )
+    if not checks.detections:
+        output.warn(
+            "nothing was found on the photographs that the graph was checked with, so that they "
+            "show little: give some of yours with --val BOXES.json"
+        )
+    output.say(f"Wrote    {exported.bundle.path}")
+    output.say(f"Next     {program()} verify {quoted(exported.bundle.path)} --data BOXES.json")
+
+
+def _result(exported: ExportedDetector) -> dict[str, Any]:
+    manifest = exported.bundle.manifest
+    return {
+        "schema": 1,
+        "bundle": str(exported.bundle.path),
+        "task": manifest.task,
+        "arch": manifest.arch,
+        "classes": len(manifest.classes),
+        "fix": [method.model_dump() for method in manifest.fix.methods],
+        "folded": manifest.fix.folded,
+        "precision": manifest.graphs[0].precision,
+        "engines": ["onnx"],
+        "checks": exported.checks.to_dict(),
+        "notes": [*manifest.source.notes, *manifest.fix.notes],
+    }

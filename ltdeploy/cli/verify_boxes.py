@@ -1,0 +1,114 @@
+"""``ltdeploy verify`` of a detector: average precision of both sides, group by group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LtdeployError, numbered
+from .output import Output, encode, write_text
+from .runtime import ExitCode
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..verify.boxes import BoxGroupResult, BoxVerifyResult
+
+__all__ = ["verify_boxes"]
+
+
+def verify_boxes(
+    output: Output,
+    bundle: Bundle,
+    data: str,
+    *,
+    root: str | None,
+    reference: str | None,
+    engine: str,
+    margin: float,
+    html: str | None,
+    strict: bool,
+    trust_pickle: bool,
+    attached: bool = True,
+) -> int:
+    """Verify a detector, print the verdict, write JSON and report, and return the exit code.
+
+    Parameters
+    ----------
+    attached : keep the report in the bundle where ``html`` does not say another place.
+    """
+    from ..bundle import attach
+    from ..datasets import open_boxes
+    from ..verify.boxes import render_box_report, sentence, verify_detector
+
+    done = verify_detector(
+        bundle,
+        open_boxes(data, root=root),
+        reference=reference,
+        engine=engine,
+        margin=margin,
+        trust_pickle=trust_pickle,
+        track=output.track,
+    )
+    result = done.result
+    output.json({**result.to_dict(), "provenance": done.provenance})
+    header = (
+        "", "classes", "images", "AP unfixed", "reference", "candidate", "difference", "AP50",
+        "lost", "new", "verdict",
+    )  # fmt: skip
+    output.table(header, [*_rows(result)])
+    if "Note" in done.provenance:
+        output.warn(done.provenance["Note"])
+    output.left_out(done.unreadable)
+    if result.without_objects:
+        names = ", ".join(result.without_objects[:10])
+        output.warn(
+            f"{numbered(len(result.without_objects), 'class', 'classes')} in no photograph of "
+            f"{done.dataset.name}, not tested: {names}"
+            f"{' …' if len(result.without_objects) > 10 else ''}"
+        )
+    output.say(f"Measured {done.provenance['Candidate']}, against {done.provenance['Reference']}")
+    output.say(f"{result.verdict.upper()}  {sentence(result)}")
+    try:
+        if html is not None:
+            write_text(Path(html), render_box_report(done, title=bundle.name))
+        elif attached:
+            page = render_box_report(done, title=bundle.name)
+            attach(bundle, {"report.html": encode(page)})
+        if html is not None or attached:
+            output.say(f"Report   {html or bundle.path / 'report.html'}")
+    except LtdeployError as error:
+        output.warn(str(error))
+    if result.verdict == "fail" or (strict and result.verdict != "pass"):
+        return ExitCode.GATE_FAILED
+    if result.verdict != "pass":
+        return ExitCode.UNDECIDED
+    return ExitCode.BAD_INPUT if done.unreadable else ExitCode.OK
+
+
+def _rows(result: BoxVerifyResult) -> list[tuple[str, ...]]:
+    groups = [(name, g) for name, g in result.groups.items() if g.classes]
+    return [_row(name, group) for name, group in [*groups, ("overall", result.overall)]]
+
+
+def _row(name: str, group: BoxGroupResult) -> tuple[str, ...]:
+    difference = "no objects"
+    if group.difference is not None:
+        difference = f"{group.difference:+.2f} [{group.ci_low:+.2f}, {group.ci_high:+.2f}]"
+    measured = f"{group.measured} of {group.classes}"
+    return (
+        name,
+        str(group.classes) if group.measured == group.classes else measured,
+        f"{group.images:,}",
+        _number(group.unfixed),
+        _number(group.reference),
+        _number(group.candidate),
+        difference.replace("-", "−"),
+        _number(group.candidate_ap50),
+        str(group.lost),
+        str(group.new),
+        group.verdict or "",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,1 @@
+"""Detectors: architectures, checkpoints, heads, and what their parts give before suppression."""

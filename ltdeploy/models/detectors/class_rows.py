@@ -1,0 +1,179 @@
+"""Which rows of which layers are a detector's classes, by family, and folding a fix into them.
+
+What the layers' outputs go through before they are logits decides what folds:
+
+- R-CNNs, DETR: one linear layer, the logits are its output.
+- RetinaNet, FCOS: a convolution whose channels are all classes of the first anchor, then of the
+  second, and so on; each anchor's rows take the same fix.
+- RT-DETR v2, D-FINE: one linear layer per decoder layer, of which only the one that is evaluated
+  gives logits. Queries are chosen by another one (``model.enc_score_head``), which no fix touches:
+  a fix changes scores, not what is looked at.
+- D-FINE adds one number per query, its estimate of the box's quality, to all logits:
+  ``z = W x + b + q 1``. Then ``A z + c = A W x + A b + c + q (A 1)``: the layer that gives q gets
+  the rows ``A 1`` times its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..._optional import require
+from ...errors import CheckpointError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CLASS_ROWS", "ClassRows", "class_paths", "class_weights", "fold_into"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Where a family's classes are.
+
+    Parameters
+    ----------
+    paths : of layers with one row per class (and anchor); ``{last}`` is the decoder layer that is
+        evaluated. Several paths are several names of the same layer.
+    background : ``"first"`` or ``"last"`` column of the logits, None where there is none.
+    tiled : whether the rows are those of all classes for each anchor in turn.
+    added : path of a layer whose one output is added to all logits, where there is one.
+    activation : what turns logits into scores.
+    """
+
+    paths: tuple[str, ...]
+    background: Literal["first", "last"] | None
+    activation: Literal["softmax", "sigmoid"]
+    tiled: bool = False
+    added: str | None = None
+
+
+_DECODER = ("model.decoder.class_embed.{last}", "class_embed.{last}")
+
+CLASS_ROWS: dict[str, ClassRows] = {
+    "rcnn": ClassRows(("roi_heads.box_predictor.cls_score",), "first", "softmax"),
+    "retinanet": ClassRows(("head.classification_head.cls_logits",), None, "sigmoid", tiled=True),
+    "fcos": ClassRows(("head.classification_head.cls_logits",), None, "sigmoid", tiled=True),
+    "detr": ClassRows(("class_labels_classifier",), "last", "softmax"),
+    "rt_detr_v2": ClassRows(_DECODER, None, "sigmoid"),
+    "d_fine": ClassRows(
+        _DECODER, None, "sigmoid", added="model.decoder.lqe_layers.{last}.reg_conf.layers.{end}"
+    ),
+}
+
+
+def class_paths(module: Any, family: str) -> tuple[str, ...]:
+    """Return the dotted paths of the class layers that a fix goes into.
+
+    Raises
+    ------
+    UsageError
+        For an unknown family.
+    """
+    return tuple(_path(path, module) for path in _rows(family).paths)
+
+
+def class_weights(module: Any, family: str) -> tuple[Array, Array | None]:
+    """Return the class layer's rows, one block per anchor.
+
+    Returns
+    -------
+    weight : array of shape (anchors, C, D), float64; one anchor where nothing is tiled.
+    bias : array of shape (anchors, C), float64, or None.
+
+    Raises
+    ------
+    UsageError
+        For an unknown family.
+    """
+    rows = _rows(family)
+    layer = module.get_submodule(_path(rows.paths[0], module))
+    anchors = module.head.classification_head.num_anchors if rows.tiled else 1
+    weight = layer.weight.detach().double().numpy()
+    weight = weight.reshape(anchors, weight.shape[0] // anchors, -1)
+    if layer.bias is None:
+        return weight, None
+    return weight, layer.bias.detach().double().numpy().reshape(anchors, -1)
+
+
+def fold_into(module: Any, family: str, scale: Array, shift: Array) -> nn.Module:
+    """Return a copy of a detector whose logits are ``A z + c`` of the original's.
+
+    ``W' = A W`` and ``b' = A b + c`` in float64, rounded once, for each anchor's block of rows. The
+    copy shares all other weights with the original, which stays as it is.
+
+    Parameters
+    ----------
+    scale : A, array of shape (C,) for a diagonal or (C, C).
+    shift : c, array of shape (C,).
+
+    Raises
+    ------
+    UsageError
+        For an unknown family.
+    CheckpointError
+        If the fix is for another number of columns than the class layer has.
+    """
+    torch: Any = require("torch", extra="torch", purpose="fold a fix into a detector")
+    rows = _rows(family)
+    weight, bias = class_weights(module, family)
+    columns = weight.shape[1]
+    if shift.shape != (columns,) or scale.shape not in ((columns,), (columns, columns)):
+        raise CheckpointError(
+            f"The fix has A of shape {scale.shape} and c of shape {shift.shape}; this detector's "
+            f"class layer has {columns} columns, the background included where it has one."
+        )
+    matrix = np.diag(scale) if scale.ndim == 1 else scale
+    weight = np.einsum("ck,akd->acd", matrix, weight)
+    bias = shift + (np.zeros((len(weight), columns)) if bias is None else bias @ matrix.T)
+    shared = {id(held): held for held in (*module.parameters(), *module.buffers())}
+    folded: Any = copy.deepcopy(module, shared)
+    old = folded.get_submodule(_path(rows.paths[0], module))
+    layer = _with_rows(torch, old, weight.reshape(old.weight.shape), bias.reshape(-1))
+    for path in rows.paths:
+        folded.set_submodule(_path(path, module), layer)
+    sums = matrix.sum(axis=1)
+    if rows.added is not None and not np.array_equal(sums, np.ones(columns)):
+        path = _path(rows.added, module)
+        old = folded.get_submodule(path)
+        one, number = old.weight.detach().double().numpy(), old.bias.detach().double().numpy()
+        folded.set_submodule(path, _with_rows(torch, old, sums[:, None] * one, sums * number))
+    made: nn.Module = folded
+    return made
+
+
+def _rows(family: str) -> ClassRows:
+    if family not in CLASS_ROWS:
+        raise UsageError(
+            f"No detector family is called {family!r}; known are {', '.join(CLASS_ROWS)}."
+            f"{did_you_mean(family, CLASS_ROWS)}"
+        )
+    return CLASS_ROWS[family]
+
+
+def _path(path: str, module: Any) -> str:
+    """Return a path with the decoder layer that gives the logits."""
+    if "{last}" not in path:
+        return path
+    decoder = module.model.decoder
+    last = getattr(decoder, "eval_idx", len(decoder.class_embed) - 1)
+    if "{end}" not in path:
+        return path.format(last=last)
+    return path.format(last=last, end=len(decoder.lqe_layers[last].reg_conf.layers) - 1)
+
+
+def _with_rows(torch: Any, old: Any, weight: Array, bias: Array) -> nn.Module:
+    """Return a layer like the old one with other rows, rounded once to float32."""
+    layer: Any = copy.deepcopy(old)
+    layer.weight = torch.nn.Parameter(torch.from_numpy(weight).float(), requires_grad=False)
+    layer.bias = torch.nn.Parameter(torch.from_numpy(bias).float(), requires_grad=False)
+    if isinstance(layer, torch.nn.Linear):
+        layer.out_features = len(weight)
+    made: nn.Module = layer.eval()
+    return made

@@ -1,0 +1,234 @@
+"""Train a detector with torchvision's own losses, from nothing to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._optional import require
+from ..arrays import IntArray
+from ..canvas import Canvas
+from ..classes import ClassTable
+from ..datasets.boxes import BoxDataset
+from ..errors import DataError, UsageError
+from ..models.detectors.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    build_detector,
+    check_detector_arch,
+)
+from ..progress import Tracker, silent
+from .box_batches import TrainCanvases
+from .box_loop import Batches, fit
+from .box_schedule import BoxTrainOptions, plan_steps
+from .checkpointing import TrainData, save_detector_checkpoint
+from .resume import State, resume_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .class_loss import ClassLoss
+
+__all__ = ["BoxTrainOptions", "BoxTrainResult", "train_detector"]
+
+
+@dataclass(frozen=True)
+class BoxTrainResult:
+    """What came out of a detector's training.
+
+    Parameters
+    ----------
+    path : the checkpoint.
+    classes : names and training images per class; images left out are not counted.
+    instances : boxes per class.
+    losses : of each epoch the mean of each loss, by torchvision's names, and their ``total``.
+    unreadable : name and reason of each training image that was left out.
+    steps : over all epochs.
+    resumed_from : how many of them an earlier, interrupted run had done.
+    seconds : time that this run took, reading the images included.
+    """
+
+    path: Path
+    classes: ClassTable
+    instances: tuple[int, ...]
+    losses: tuple[Mapping[str, float], ...]
+    unreadable: tuple[tuple[str, str], ...]
+    steps: int
+    resumed_from: int
+    seconds: float
+
+
+def train_detector(
+    dataset: BoxDataset,
+    arch: str,
+    options: BoxTrainOptions,
+    out: str | os.PathLike[str],
+    *,
+    canvas: Canvas | None = None,
+    class_loss: ClassLoss | None = None,
+    trained_with: str | None = None,
+    resume: bool = False,
+    keep_every_s: float = 300.0,
+    tracker: Tracker = silent,
+) -> BoxTrainResult:
+    """Train a detector on a data set and write its checkpoint to ``out``.
+
+    What an interrupted training needs to go on is kept in ``out.resume`` until the end.
+
+    Parameters
+    ----------
+    arch : ``torchvision:NAME``; weights start at random.
+    canvas : what a photograph is put on; None means the architecture's own.
+    class_loss : from logits (R, F + 1) and labels (R,), 0 the background, to a scalar; for R-CNNs.
+        None means cross-entropy.
+    trained_with : the name of ``class_loss``, for the checkpoint.
+    resume : go on with the interrupted training of the same name; where there is none, start.
+    keep_every_s : how much time an interruption may cost.
+    tracker : shows progress, one item per step.
+
+    Raises
+    ------
+    DataError
+        If no image can be read, or none has a box.
+    UsageError
+        For an architecture that cannot be trained, a class loss that does not suit it or has no
+        name, an interrupted training that would be overwritten or differs, or a loss that stops
+        being a number.
+    CheckpointError
+        If a file cannot be written, or the interrupted training cannot be read.
+    """
+    torch = require("torch", extra="torch", purpose="train")
+    started = time.perf_counter()
+    architecture = _trainable(arch, class_loss, trained_with, options)
+    is_rcnn = architecture.kind == "rcnn"
+    size = canvas or architecture.canvas()
+    path = resume_path(out)
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path} holds an interrupted training. Go on with it by adding --resume, or delete it "
+            "to start anew."
+        )
+    images = TrainCanvases(dataset, size, tracker=tracker)
+    labels = images.labels()
+    classes, instances = _count(dataset, labels)
+    plan = plan_steps(images.readable, labels, len(classes), options)
+    loss_name = trained_with or ("cross_entropy" if is_rcnn else "focal")
+    run = {
+        "arch": arch,
+        **asdict(options),
+        "trained_with": loss_name,
+        "canvas": size.to_dict(),
+        "class_names": list(classes.names),
+        "data": _digest(dataset, images),
+    }
+    # The caller's random state is left as it was.
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        module = build_detector(arch, len(classes), size)
+        with _trained_by(module, is_rcnn, class_loss, options.proposals):
+            state = State(path, run, keep_every_s)
+            # torchvision's R-CNNs keep label 0 for the background, its other detectors do not.
+            batches = Batches(images, size, options, first_label=int(is_rcnn))
+            progress, resumed_from = fit(module, batches, plan, state, options, tracker, arch)
+    save_detector_checkpoint(
+        out,
+        module.state_dict(),
+        arch=arch,
+        classes=classes,
+        instances=instances,
+        canvas=size,
+        trained_with=loss_name,
+        sampler=_sampler(options),
+        epochs=options.epochs,
+        seed=options.seed,
+        train_data=TrainData(dataset.name, len(images.readable), images.hashes),
+    )
+    path.unlink(missing_ok=True)
+    return BoxTrainResult(
+        Path(out),
+        classes,
+        instances,
+        tuple(progress.means()),
+        tuple(images.unreadable),
+        len(plan),
+        resumed_from,
+        time.perf_counter() - started,
+    )
+
+
+def _trainable(
+    arch: str, class_loss: ClassLoss | None, trained_with: str | None, options: BoxTrainOptions
+) -> Architecture:
+    name = check_detector_arch(arch)
+    architecture = ARCHITECTURES[name]
+    if name.startswith("maskrcnn"):
+        raise UsageError(
+            f"{arch} learns masks, and only boxes are trained here; expected a detector of boxes, "
+            f"for example torchvision:{name.replace('mask', 'faster')}."
+        )
+    if class_loss is not None and architecture.kind != "rcnn":
+        raise UsageError(
+            f"A class loss was given for {arch}, whose head scores each class by itself; expected "
+            "an R-CNN, for example torchvision:fasterrcnn_resnet50_fpn."
+        )
+    if options.proposals is not None and architecture.kind != "rcnn":
+        raise UsageError(
+            f"proposals is {options.proposals}, but {arch} makes none; leave it out, or train an "
+            "R-CNN, for example torchvision:fasterrcnn_resnet50_fpn."
+        )
+    if class_loss is not None and trained_with is None:
+        raise UsageError(
+            "A class loss was given without its name; expected trained_with, for example "
+            "'seesaw': fixes must know whether the loss corrected for the class counts already."
+        )
+    return architecture
+
+
+def _trained_by(
+    module: nn.Module, is_rcnn: bool, class_loss: ClassLoss | None, proposals: int | None
+) -> AbstractContextManager[None]:
+    if not is_rcnn:
+        return nullcontext()
+    from torch.nn.functional import cross_entropy
+
+    from .class_loss import using_class_loss
+
+    return using_class_loss(module, class_loss or cross_entropy, proposals)
+
+
+def _count(dataset: BoxDataset, labels: Sequence[IntArray]) -> tuple[ClassTable, tuple[int, ...]]:
+    """Return the class table, counted in images, and the boxes per class."""
+    classes = len(dataset.class_names)
+    instances = np.bincount(np.concatenate(labels), minlength=classes)
+    if not instances.any():
+        raise DataError(
+            f"None of the {len(labels)} readable images of {dataset.name} has a box to train on; "
+            "expected at least one that is no crowd."
+        )
+    held = np.concatenate([np.unique(one) for one in labels])
+    counts = tuple(np.bincount(held, minlength=classes).tolist())
+    table = ClassTable(dataset.class_names, counts, dataset.class_table().rule)
+    return table, tuple(instances.tolist())
+
+
+def _sampler(options: BoxTrainOptions) -> dict[str, Any] | None:
+    if options.repeat_threshold is None:
+        return None
+    return {"name": "repeat_factor", "t": options.repeat_threshold}
+
+
+def _digest(dataset: BoxDataset, images: TrainCanvases) -> str:
+    digest = hashlib.sha256(images.hashes.tobytes())
+    for index in images.readable:
+        truth = dataset.truth(int(index))
+        for values in (truth.boxes, truth.labels, truth.crowd):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""The two sides of a comparison of detectors: a bundle, or a checkpoint with its fix unfused."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arrays import FloatArray
+from ...boxes import Detections
+from ...bundle import Bundle, open_bundle
+from ...canvas import Canvas, Placement
+from ...classes import ClassTable
+from ...engines import Engine, open_engine
+from ...errors import BundleError, CheckpointError, DataError, EngineError
+from ...fixes import AffineMap
+from ...fixes.logit_map import LogitMap
+from ...models.options import LoadOptions
+from ...models.reading import source_sha256
+from ...postprocess import KeepRule, ScoreRule, postprocess
+from ..contenders import is_bundle, require_same_classes
+
+__all__ = ["BoxContender", "bundle_side", "reference_side"]
+
+
+@dataclass(eq=False)
+class BoxContender:
+    """Something that finds boxes on canvases, with its fix, and where it can also without.
+
+    Parameters
+    ----------
+    name : for reports.
+    engine : gives boxes and logits before ``pending``.
+    pending : the map to apply to the engine's logits; the identity where it is inside the graph.
+    seen : fingerprints of canvases that chose this model's fix.
+    notes : what the reader of the result should know.
+    seconds : time spent in the engine so far.
+    """
+
+    name: str
+    engine: Engine
+    classes: ClassTable
+    canvas: Canvas
+    score_rule: ScoreRule
+    keep_rule: KeepRule
+    pending: LogitMap
+    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def raw(self, images: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
+        """Return the engine's outputs for canvases, uint8 (N, H, W, 3)."""
+        started = time.perf_counter()
+        results = self.engine.run({"images": images})
+        self.seconds += time.perf_counter() - started
+        return results
+
+    def found(
+        self,
+        raw: dict[str, FloatArray],
+        placements: Sequence[Placement],
+        names: Sequence[str],
+        *,
+        fixed: bool = True,
+    ) -> list[Detections]:
+        """Return what is found in each photograph, in its pixels.
+
+        Parameters
+        ----------
+        raw : as :meth:`raw` gave it.
+        fixed : apply what is pending; without, these are the detections before the fix.
+        """
+        logits = raw["logits"]
+        if fixed and not self.pending.is_identity:
+            logits = self.pending.apply(logits).astype(np.float32)
+        quality = raw.get("quality")
+        try:
+            return [
+                postprocess(
+                    raw["boxes"][at],
+                    logits[at],
+                    None if quality is None else quality[at],
+                    self.score_rule,
+                    self.keep_rule,
+                    placement,
+                    name=name,
+                )
+                for at, (placement, name) in enumerate(zip(placements, names, strict=True))
+            ]
+        except DataError as error:
+            raise EngineError(f"{self.engine.name}: {error}") from error
+
+
+def bundle_side(bundle: Bundle, engine: str = "auto") -> BoxContender:
+    """Return a detector's bundle on an engine."""
+    entry = bundle.manifest.detection
+    if entry is None:
+        raise BundleError(f"{bundle.path} is a classifier; detectors are compared with detectors.")
+    return BoxContender(
+        name=bundle.path.name,
+        engine=open_engine(bundle, engine),
+        classes=bundle.classes,
+        canvas=bundle.canvas,
+        score_rule=entry.score_rule(),
+        keep_rule=entry.keep_rule(),
+        pending=AffineMap.identity(bundle.manifest.fix.logit_map().classes),
+        seen=bundle.selection_hashes(),
+    )
+
+
+def reference_side(
+    bundle: Bundle, reference: str | os.PathLike[str] | None, *, trust_pickle: bool = False
+) -> BoxContender:
+    """Return what a detector's bundle is measured against.
+
+    Parameters
+    ----------
+    reference : a checkpoint (it gets the bundle's fix, unfused, its canvas and its rules), another
+        bundle (as it is), or None for the file that the bundle was exported from.
+
+    Raises
+    ------
+    CheckpointError
+        If that file is not where it was, or is another one now.
+    DataError
+        If the other bundle has other classes.
+    """
+    from ...engines.detector_reference import DetectorReference
+    from ...models.detectors.detector import load_detector
+
+    entry, source = bundle.manifest.detection, bundle.manifest.source
+    if entry is None:
+        raise BundleError(f"{bundle.path} is a classifier; detectors are compared with detectors.")
+    notes: tuple[str, ...] = ()
+    if reference is not None and is_bundle(reference):
+        other = bundle_side(open_bundle(reference))
+        require_same_classes(bundle.classes, other.classes, bundle.path.name, other.name)
+        return other
+    path = bundle.source_path if reference is None else Path(reference)
+    if reference is None and not path.exists():
+        raise CheckpointError(
+            f"The checkpoint that {bundle.path} was exported from is not at {path} any more. Say "
+            "where it is with --reference FILE; it may also be another bundle."
+        )
+    if path.exists() and source_sha256(path) != source.sha256:
+        if reference is None:
+            raise CheckpointError(
+                f"{path} has changed since {bundle.path} was exported from it. Export the bundle "
+                "again, or name the file to measure against with --reference FILE."
+            )
+        notes = (f"{path.name} is not the file that the bundle was exported from (sha256)",)
+    arch = None if path.is_dir() else bundle.manifest.arch  # a folder tells itself
+    options = LoadOptions(arch=arch, classes=bundle.classes, trust_pickle=trust_pickle)
+    model = load_detector(path, options=options, canvas=bundle.canvas)
+    return BoxContender(
+        name=path.name,
+        engine=DetectorReference(model),
+        classes=bundle.classes,
+        canvas=bundle.canvas,
+        score_rule=entry.score_rule(),
+        keep_rule=entry.keep_rule(),
+        pending=bundle.manifest.fix.logit_map(),
+        notes=notes,
+    )

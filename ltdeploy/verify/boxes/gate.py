@@ -1,0 +1,137 @@
+"""The gate for average precision: a paired bootstrap over photographs, group by group.
+
+Average precision is not a mean over images, so no closed form gives its interval. Both sides are
+resampled together: a replicate draws as many photographs as there are, with repetition, and each
+side's AP is computed from the matches of those (Efron and Tibshirani 1993, ch. 13, percentile
+intervals). A class that a replicate does not draw takes no part in it, on either side.
+
+The verdicts are those of :mod:`..gate`: ``pass`` where the interval's lower end is above −margin,
+``fail`` where the difference is at or below −margin and the interval excludes zero, corrected for
+the number of strata, else ``inconclusive``. With a handful of photographs per rare class such
+intervals are too narrow: the report says how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arrays import IntArray
+from ...metrics.detection import average_precision, mean_precision
+from ...metrics.matching import Matches
+from ..gate import ALPHA, Verdict, bundle_verdict, covers_half
+
+__all__ = ["REPLICATES", "StratumDecision", "decide", "overall_verdict"]
+
+REPLICATES = 1000
+_SEED = 0
+_FEWEST_IMAGES = 10  # a bootstrap of fewer has hardly any replicates that differ
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StratumDecision:
+    """AP of both sides in percent, their difference with a 95 % interval, and the verdict.
+
+    None stands where no class of the stratum has an object to find.
+
+    Attributes
+    ----------
+    classes, images : classes with objects to find, and photographs that hold any of them.
+    """
+
+    classes: int
+    images: int
+    reference: float | None
+    candidate: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    verdict: Verdict
+
+
+def decide(
+    reference: Matches,
+    candidate: Matches,
+    strata: Mapping[str, IntArray],
+    margin: float,
+    *,
+    equivalent: bool = False,
+    replicates: int = REPLICATES,
+) -> dict[str, StratumDecision]:
+    """Judge a candidate's average precision in each stratum.
+
+    Parameters
+    ----------
+    reference, candidate : the matches of both on the same photographs.
+    strata : labels of the classes of each; ``overall`` holds all.
+    margin : points of AP that a stratum may lose.
+    equivalent : whether both find the same boxes with the same scores; then all pass.
+    """
+    sides = [average_precision(side) for side in (reference, candidate)]
+    weights = _weights(reference.images, replicates)
+    spread = _differences(reference, candidate, strata, weights)
+    tested = [name for name, labels in strata.items() if not np.isnan(sides[0][labels, 0]).all()]
+    looks = max(1, len(tested) - (len(tested) == 2))  # one group with objects is the whole
+    decisions = {}
+    for name, labels in strata.items():
+        there = labels[~np.isnan(sides[0][labels, 0])]
+        images = np.unique(reference.truth_image[np.isin(reference.truth_label, there)])
+        if not len(there):
+            verdict: Verdict = "pass" if equivalent else "inconclusive"
+            decisions[name] = StratumDecision(0, 0, None, None, None, None, None, verdict)
+            continue
+        before, after = (100 * float(mean_precision(side, labels)) for side in sides)
+        drawn = 100 * spread[name][~np.isnan(spread[name])]
+        low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2))
+        fail_high = float(np.quantile(drawn, 1 - ALPHA / looks))
+        verdict = "inconclusive"
+        if equivalent:
+            verdict = "pass"
+        elif len(images) >= _FEWEST_IMAGES:
+            if after - before <= -margin and fail_high < 0:
+                verdict = "fail"
+            elif np.quantile(drawn, ALPHA) > -margin and covers_half(len(there), len(labels)):
+                verdict = "pass"
+        decisions[name] = StratumDecision(
+            classes=len(there),
+            images=len(images),
+            reference=before,
+            candidate=after,
+            difference=after - before,
+            ci_low=float(low),
+            ci_high=float(high),
+            verdict=verdict,
+        )
+    return decisions
+
+
+def overall_verdict(decisions: Sequence[StratumDecision]) -> Verdict:
+    """Return fail if any stratum fails, pass if all pass, else inconclusive."""
+    verdicts = np.array([one.verdict for one in decisions])
+    return cast(Verdict, bundle_verdict(verdicts).item())
+
+
+def _weights(images: int, replicates: int) -> Float64:
+    """Return how often each replicate draws each photograph, shape (B, images)."""
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.multinomial(images, np.full(images, 1 / images), size=replicates)
+    return drawn.astype(np.float64)
+
+
+def _differences(
+    reference: Matches, candidate: Matches, strata: Mapping[str, IntArray], weights: Float64
+) -> dict[str, Float64]:
+    """Return each replicate's difference of AP in each stratum, shapes (B,), in 0..1."""
+    parts: dict[str, list[Float64]] = {name: [] for name in strata}
+    rows = max(1, (1 << 22) // max(1, reference.classes * 10))
+    for start in range(0, len(weights), rows):
+        block = weights[start : start + rows]
+        before, after = (average_precision(side, block) for side in (reference, candidate))
+        for name, labels in strata.items():
+            parts[name].append(mean_precision(after, labels) - mean_precision(before, labels))
+    return {name: np.concatenate(found) for name, found in parts.items()}
