@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._optional import require
 from . import options as opt
 from .output import Output
 
@@ -62,6 +63,14 @@ def inspect(
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
+    if Path(path).is_dir():
+        require("torch", extra="torch", purpose="look into checkpoints")
+        from ..models.detectors.detector import load_detector
+        from ..models.detectors.huggingface_detectors import is_detector_folder
+
+        if is_detector_folder(Path(path)):
+            _show_detector(output, load_detector(path, options=options))
+            return
     if Path(path).is_file() and Path(path).suffix != ".onnx":
         from ..models.classifier import read_parts
         from ..models.detectors.detector import detector_from, is_detector

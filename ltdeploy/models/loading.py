@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._optional import require
 from ..canvas import Canvas
 from .classifier import LoadOptions, load_checkpoint, read_parts
 
@@ -37,6 +38,7 @@ def load_model(
     options = options or LoadOptions()
     path = Path(path)
     if path.is_dir():
+        require("torch", extra="torch", purpose="load checkpoints")
         from .detectors.huggingface_detectors import detector_from_folder, is_detector_folder
 
         if is_detector_folder(path):

@@ -146,7 +146,8 @@ def test_the_bare_install_hides(package: str) -> None:
 def test_a_command_names_the_missing_extra(
     bundle_path: Path, tmp_path: Path, arguments: list[str], extra: str
 ) -> None:
-    (tmp_path / "moths.pt").write_bytes(b"")
+    for name in ("moths.pt", "photo.jpg"):
+        (tmp_path / name).write_bytes(b"")
     named = [str(bundle_path) if a == "BUNDLE" else a for a in arguments]
     code = f"""
 import contextlib, io, os
