@@ -222,13 +222,14 @@ def _check_size(width: int, height: int, limits: ImageLimits, name: str) -> None
     if max(width, height) > limits.max_side_px:
         raise ImageError(
             f"{name} is {width} x {height} pixels; at most {limits.max_side_px:,} are accepted per "
-            "side. Cut it, or raise ImageLimits.max_side_px if the image is to be trusted."
+            "side. Cut it; in Python, load_image takes ImageLimits(max_side_px=…) for images "
+            "that are to be trusted."
         )
     if width * height > limits.max_pixels:
         raise ImageError(
             f"{name} is {width} x {height} pixels, {width * height / 1e6:,.1f} million; at most "
-            f"{limits.max_pixels / 1e6:,.1f} million are accepted. Scale it down, or raise "
-            "ImageLimits.max_pixels if the image is to be trusted."
+            f"{limits.max_pixels / 1e6:,.1f} million are accepted. Scale it down; in Python, "
+            "load_image takes ImageLimits(max_pixels=…) for an image that is to be trusted."
         )
 
 

@@ -7,13 +7,15 @@ from html import escape
 from typing import Any
 
 from ..webpage import sections
-from ..webpage.pieces import IntervalScale, breakable, mark, number, sentence, signed, tint, whole
+from ..webpage.pieces import breakable, mark, number, sentence, signed, tint, whole
+from .clipped import ClippedScale
 from .result import SEPARATOR, short
 
 __all__ = ["accuracies", "banner", "failures", "picture", "speeds"]
 
 _LONG_SENTENCE = 160
 _MIB = 2**20
+_THREADS_PLACE = 1e-4  # rows are sorted by batch size, then by threads
 _BALANCED = "balanced"
 
 _SPEED_TERMS = [
@@ -30,7 +32,7 @@ _SPEED_TERMS = [
         "× the first",
         "How many times as fast as the first row at the same batch size and threads, worked out "
         "within each round, so that what slows the machine down slows both; the interval holds "
-        "nine in ten rounds.",
+        "nine in ten rounds, and an arrow says that it goes on.",
     ),
     (
         "Memory, load",
@@ -58,7 +60,7 @@ def banner(result: Mapping[str, Any]) -> str:
         ("engines measured", whole(len(measured))),
         ("batch sizes", ", ".join(str(b) for b in sorted({b for b, _ in cells}))),
         ("threads", ", ".join(str(t) for t in sorted({t for _, t in cells}))),
-        ("rounds", f"{result['rounds']} of {result['seconds'] / result['rounds']:g} s"),
+        (f"rounds of {result['seconds'] / result['rounds']:g} s each", whole(result["rounds"])),
     ]
     images = [one["accuracy"]["images"] for one in measured if one["accuracy"]]
     if images:
@@ -104,7 +106,7 @@ def picture(result: Mapping[str, Any]) -> str:
 <h2 id="picture-head">Speed against accuracy</h2>
 <p class="lead">Each mark is a model on an engine: further right is faster, further down loses
 accuracy. Dotted lines go through the first; the bars are the 95 % interval of the accuracy, and
-where the speed of nine in ten rounds lies.</p>{sections.NO_SCRIPT}
+where the speed of nine in ten rounds lies; an arrow: that goes on.</p>{sections.NO_SCRIPT}
 <p class="choice"><label>Speed at <select id="picture-cell">{of_cells}</select></label>
 <label>Accuracy of <select id="picture-group">{of_groups}</select></label></p>
 <div class="chart"><canvas id="picture" role="img" aria-label="Speed against accuracy of
@@ -120,10 +122,7 @@ def accuracies(result: Mapping[str, Any]) -> str:
     groups, tail = result["groups"], result["groups"][-1]
     columns = [*groups, _BALANCED]
     changes = [change for one in shown if (change := _change(one, tail)) is not None]
-    scale = IntervalScale(
-        [figure[end] for figure in changes for end in ("value", "low", "high")],
-        line=(0.0, "the first"),
-    )
+    scale = ClippedScale(changes, line=(0.0, "the first"))
     heads = "".join(
         f'<th scope="col" class="num"><span class="swatch tint-{tint(groups, name)}"></span>'
         f"{escape(name)}</th>"
@@ -149,10 +148,7 @@ def speeds(result: Mapping[str, Any]) -> str:
     """Return the table of every configuration that was measured."""
     measured = _measured(result)
     ratios = [s["ratio"] for one in measured for s in one["speeds"] if s["ratio"]]
-    scale = IntervalScale(
-        [ratio[end] for ratio in ratios for end in ("value", "low", "high")],
-        line=(1.0, "the first"),
-    )
+    scale = ClippedScale(ratios, line=(1.0, "the first"))
     compared = (
         '<th scope="col" class="num" data-sort="high">× the first</th>'
         f'<th scope="col">{scale.axis()}</th>'
@@ -172,8 +168,7 @@ these figures, copies to and from a device are. Latencies in milliseconds.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Table of speeds">
 <table class="plain methods pinned sortable"><thead><tr>
 <th scope="col" data-sort="text">Engine</th>
-<th scope="col" class="num" data-sort="low">Batch</th>
-<th scope="col" class="num" data-sort="low">Threads</th>
+<th scope="col" class="num" data-sort="low">Batch<span>threads</span></th>
 <th scope="col" class="num" data-sort="low">p50</th>
 <th scope="col" class="num" data-sort="low">p95<span>p99</span></th>
 <th scope="col" class="num" data-sort="high">Images/s</th>{compared}
@@ -236,7 +231,7 @@ def _accuracy_row(
     one: Mapping[str, Any],
     columns: Sequence[str],
     tail: str,
-    scale: IntervalScale,
+    scale: ClippedScale,
     compared: bool,
 ) -> str:
     return f"<tr>{_head(one)}{''.join(_accuracy_cells(one, columns, tail, scale, compared))}</tr>"
@@ -246,7 +241,7 @@ def _accuracy_cells(
     one: Mapping[str, Any],
     columns: Sequence[str],
     tail: str,
-    scale: IntervalScale,
+    scale: ClippedScale,
     compared: bool,
 ) -> Iterator[str]:
     for name in columns:
@@ -275,12 +270,14 @@ def _accuracy_cells(
 
 
 def _speed_row(
-    one: Mapping[str, Any], speed: Mapping[str, Any], scale: IntervalScale, compared: bool
+    one: Mapping[str, Any], speed: Mapping[str, Any], scale: ClippedScale, compared: bool
 ) -> str:
     p50, images, peak = speed["p50_ms"], speed["images_per_s"], speed["peak_bytes"]
     cells = [
-        (speed["batch"], whole(speed["batch"])),
-        (speed["threads"], whole(speed["threads"])),
+        (
+            speed["batch"] + speed["threads"] * _THREADS_PLACE,
+            f"{whole(speed['batch'])}<small>{_threads(speed['threads'])}</small>",
+        ),
         (p50["value"], f"{short(p50['value'])}<small>{_spread(p50)}</small>"),
         (speed["p95_ms"], f"{short(speed['p95_ms'])}<small>{short(speed['p99_ms'])}</small>"),
         (images["value"], f"<b>{short(images['value'])}</b><small>{_spread(images)}</small>"),

@@ -39,7 +39,7 @@ def open_classifiers(bundles: Sequence[str | os.PathLike[str]]) -> dict[str, Bun
     UsageError
         If there is none, or one is a detector's.
     """
-    opened = {path: open_bundle(path) for path in map(os.fspath, bundles)}
+    opened = {os.fspath(path): open_bundle(path) for path in bundles}
     if not opened:
         raise UsageError("There is no bundle to measure; give at least one folder NAME.ltd.")
     for path, bundle in opened.items():

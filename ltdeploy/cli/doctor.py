@@ -35,6 +35,7 @@ _PACKAGES = {
     "cuda.bindings": ("move images to the GPU for TensorRT", "tensorrt"),
     "ray": ("predict on a Ray cluster", "ray"),
 }
+_REFERENCE = "torch"
 
 
 def doctor(
@@ -42,11 +43,13 @@ def doctor(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Exit with 2 unless this engine works.")
+        str | None,
+        typer.Option(metavar="NAME[:K=V,…]", help="Exit with 2 unless this engine works."),
     ] = None,
 ) -> int:
     """Say what works on this machine, and how to get what does not."""
     output = Output(json, quiet)
+    asked = None if engine is None else _named(engine)
     found = diagnose()
     output.say(
         f"ltdeploy {found['ltdeploy']}, Python {found['python']}, {found['platform']}, "
@@ -76,8 +79,8 @@ def doctor(
         figures=False,
     )
     output.json(found)
-    if engine is not None:
-        _require(engine, found)
+    if asked is not None:
+        _require(asked, found)
     return 0
 
 
@@ -120,18 +123,24 @@ def _auto_in_words(choice: dict[str, Any]) -> str:
     return "auto takes " + ", ".join(f"{name} ({', '.join(of)})" for name, of in taken.items())
 
 
+def _named(engine: str) -> str:
+    """Return the name in ``NAME[:k=v,…]``; raise :class:`EngineError` for what there is not.
+
+    ``torch`` is the reference, which is no engine of a bundle.
+    """
+    from ..engines import parse_engine
+
+    return engine if engine == _REFERENCE else parse_engine(engine).name
+
+
 def _require(engine: str, found: dict[str, Any]) -> None:
-    """Raise :class:`EngineError` unless the engine is known and works; ``auto`` needs any."""
-    from ..errors import EngineError, did_you_mean
+    """Raise :class:`EngineError` unless the engine works; ``auto`` needs any."""
+    from ..errors import EngineError
 
     engines = found["engines"]
-    if engine == "auto" and found["auto"]["fp32"]["takes"] is None:
-        reasons = (f"{name}: {why}" for name, why in found["auto"]["fp32"]["against"].items())
-        raise EngineError(f"No engine works here. {' '.join(reasons)}")
-    if engine != "auto" and engine not in engines:
-        raise EngineError(
-            f"Unknown engine {engine!r}; expected one of auto, {', '.join(engines)}."
-            f"{did_you_mean(engine, ['auto', *engines])}"
-        )
-    if engine != "auto" and not engines[engine]["works"]:
+    if engine == "auto":
+        if found["auto"]["fp32"]["takes"] is None:
+            reasons = (f"{name}: {why}" for name, why in found["auto"]["fp32"]["against"].items())
+            raise EngineError(f"No engine works here. {' '.join(reasons)}")
+    elif not engines[engine]["works"]:
         raise EngineError(f"{engine} does not work: {engines[engine]['detail']}")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, numbered
 from ..files import replacing
 from . import options as opt
-from .output import Output, program
+from .output import Output, program, quoted
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ def predict(
     One that cannot be read is named, and the exit code is then 2.
     """
     output = Output(json, quiet)
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"--top-k is {top_k}; expected 1 or more.")
+    if Path(bundle).is_file():
+        raise UsageError(
+            f"{bundle} is a file; expected a bundle, a folder NAME.ltd. If it is a checkpoint, "
+            f"make one of it with: {program()} export {quoted(bundle)}"
+        )
     if out is not None and json is not None:
         raise UsageError("--out and --json write the same lines; give one of them.")
     if out is None and (restart or on is not None):
@@ -112,8 +119,9 @@ def _into_file(
             output.warn(f"the rows so far are kept in {out}.partial; to go on behind them: {again}")
         raise
     if done.continued:
-        output.say(f"Went on behind {done.continued} rows of an earlier run.")
-    output.say(f"Wrote {done.rows - done.errors} answers and {done.errors} errors to {out}.")
+        output.say(f"Went on behind {numbered(done.continued, 'row')} of an earlier run.")
+    answered, errors = numbered(done.rows - done.errors, "answer"), numbered(done.errors, "error")
+    output.say(f"Wrote {answered} and {errors} to {out}.")
     if done.engine is not None:
         output.say(f"Answered by {done.engine}.")
     return done.errors
@@ -171,6 +179,5 @@ def _show(output: Output, answer: Answer) -> None:
         box = " ".join(f"{side:.0f}" for side in one.box)
         output.say(f"  {one.score:6.1%}  {one.name}  [{box}]  ({one.group})")
     for score in answer.top if not isinstance(answer, DetectionResult) else ():
-        output.say(
-            f"  {score.prob:6.1%}  {score.name}  ({score.group}, {score.train_count} images)"
-        )
+        images = numbered(score.train_count, "image")
+        output.say(f"  {score.prob:6.1%}  {score.name}  ({score.group}, {images})")

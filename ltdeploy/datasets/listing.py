@@ -45,7 +45,7 @@ class ListDataset(Dataset):
         lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
         # A file's name ends in what it is, so a list where any line does has no labels.
         if not labelled and not all(_split(line) for _, line in lines):
-            self._paths = [line.strip() for _, line in lines]
+            self._paths = [self._without_label(line.strip()) for _, line in lines]
             labels = [0] * len(lines)
         else:
             for number, line in lines:
@@ -59,6 +59,11 @@ class ListDataset(Dataset):
                 f"The first image of {path}, {self._paths[0]}, does not exist under {self._root}. "
                 "Give the folder that the paths begin at with --root."
             )
+
+    def _without_label(self, line: str) -> str:
+        """Return the path in a line of a mixed list: all of it, or what stands before a label."""
+        found = _split(line)
+        return line if found is None or (self._root / line).exists() else found[0]
 
     def source(self, index: int) -> Path:
         return self._root / self._paths[index]

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 from bench_samples import accuracy, contestant, result
 from report_pages import HOSTILE_NAMES, Document, Opener
 
-from ltdeploy.bench import render_report
+from ltdeploy.bench import BenchResult, render_report
+from ltdeploy.bench.clipped import ClippedScale
+from ltdeploy.bench.speed import Spread
+from ltdeploy.cli.output import Output
 
 
 def page_of(shown: Any = None, title: str = "moths.ltd") -> str:
@@ -60,6 +64,50 @@ def test_one_engine_is_compared_with_nothing() -> None:
     assert "× the first</th>" not in page
     assert "Difference<span>" not in page
     assert page.count("<canvas") == 1
+
+
+def test_minus_signs_are_true_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    import_module("ltdeploy.cli.bench")._show_accuracies(Output(), result())
+    said = capsys.readouterr().out
+    assert "29.1 (−1.90)" in said
+    assert "−2.30 … −1.50" in said
+    assert "-" not in said.replace("onnxruntime-cpu", "").replace("openvino-cpu", "")
+
+
+def shaken() -> BenchResult:
+    """Return figures that need room, and one whose range goes over all others."""
+    made = []
+    for one in result().contestants:
+        speeds = [
+            replace(
+                speed,
+                peak_bytes=12_345 << 20,
+                load_s=123.4,
+                p50_ms=Spread(*(30 * value for value in astuple(speed.p50_ms))),
+                images_per_s=Spread(*(10 * value for value in astuple(speed.images_per_s))),
+            )
+            for speed in one.speeds
+        ]
+        if one.engine == "openvino" and one.precision == "fp32":
+            wild = {"ratio": Spread(1.38, 0.29, 16.29), "images_per_s": Spread(3000, 900, 99_000)}
+            speeds[-1] = replace(speeds[-1], **wild)
+        made.append(replace(one, speeds=tuple(speeds)))
+    return result(*made)
+
+
+def test_one_wide_interval_does_not_stretch_the_scale() -> None:
+    spreads = [{"value": 2.0 + n, "low": 1.5 + n, "high": 2.5 + n} for n in range(3)]
+    wide = [*spreads, {"value": 1.4, "low": -30.0, "high": 99.0}]
+    scale = ClippedScale(wide, line=(1.0, "the first"))
+    assert (scale.low, scale.high) == (-2.0, 7.0)
+    cut = scale.plot(1.4, -30.0, 99.0, label="wide")
+    assert cut.count('class="dot" d="M') == 2
+    assert f"M{scale.x(-2.0)} 15H{scale.x(7.0)}" in cut
+    assert 'class="dot" d="M' not in scale.plot(2.0, 1.5, 2.5, label="narrow")
+    whole = ClippedScale(spreads, line=(1.0, "the first"))
+    assert (whole.low, whole.high) == (1.0, 4.5)
+    assert ClippedScale([], line=(1.0, "the first")).plot(None, None, None, label="none")
+    assert page_of(shaken()).count('class="dot" d="M') == 1
 
 
 def test_an_interrupted_run_says_so() -> None:
@@ -119,11 +167,30 @@ def test_the_picture_is_drawn_described_and_follows_choices(open_report: Opener)
 
 
 @pytest.mark.browser
+def test_nothing_is_cut_on_a_small_screen(open_report: Opener) -> None:
+    page = open_report(page_of(shaken()), width=1100, wait=False)
+    cut = "[...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
+    assert page.evaluate(cut) == [0, 0, 0]
+
+
+@pytest.mark.browser
+def test_one_wide_range_does_not_stretch_the_picture(open_report: Opener) -> None:
+    page = open_report(page_of(shaken()), wait=False)
+    most = page.evaluate("Chart.getChart('picture').scales.x.max")
+    assert 4122 < most < 2 * 4122
+    calm = open_report(page_of(), wait=False)
+    fastest = result().contestants[5].speed_at(8, 2)
+    assert fastest is not None
+    shown = calm.evaluate("Chart.getChart('picture').scales.x.max")
+    assert shown == pytest.approx(1.06 * fastest.images_per_s.high)
+
+
+@pytest.mark.browser
 def test_sorts_and_saves(open_report: Opener) -> None:
     shown = result()
     page = open_report(page_of(shown), wait=False)
-    column = page.locator("table.sortable tbody tr td:nth-child(6) b")
-    page.click("table.sortable th:nth-child(6) button")
+    column = page.locator("table.sortable tbody tr td:nth-child(5) b")
+    page.click("table.sortable th:nth-child(5) button")
     figures = [float(text.replace(",", "")) for text in column.all_text_contents()]
     assert figures == sorted(figures, reverse=True)
     saved = {}

@@ -107,7 +107,11 @@ def test_rows_of_files_with_one_name_are_told_apart(here: Path) -> None:
         "da/x.parquet#1",
         f"{here}/db/x.parquet#0",
     ]
-    assert names("da/da.parquet", "db/db.parquet") == ["da.parquet#0", "da.parquet#1", "db.parquet#0"]
+    assert names("da/da.parquet", "db/db.parquet") == [
+        "da.parquet#0",
+        "da.parquet#1",
+        "db.parquet#0",
+    ]
     assert names("da/da.parquet", "da/da.parquet")[::2] == ["da.parquet#0"] * 2
     inputs = pickle.loads(pickle.dumps(open_inputs(["da/x.parquet", "db/x.parquet"])))
     assert inputs.identifier(2) == "db/x.parquet#0"

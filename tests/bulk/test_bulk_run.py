@@ -185,7 +185,7 @@ def test_a_finished_output_is_not_overwritten_by_accident(
     run(bundle_path, photos[:5])
     before = Path("out.jsonl").read_bytes()
     with pytest.raises(UsageError, match=r"out\.jsonl is there already.*--restart"):
-        run(bundle_path, ["photo"])
+        run(bundle_path, photos[5:6])
     assert Path("out.jsonl").read_bytes() == before
     assert run(bundle_path, photos[:6], restart=True) == Written(6, 0, 0, NAME)
 
@@ -233,7 +233,10 @@ def test_two_at_once_are_refused(bundle_path: Path, photos: list[str]) -> None:
 
 def a_journal(images: int = 2) -> Journal:
     """Return the journal of a run whose rows are all written."""
-    inputs = open_inputs([f"{number}.png" for number in range(images)])
+    names = [f"{number}.png" for number in range(images)]
+    for name in names:
+        Path(name).open("ab").close()  # there, and with one time of change
+    inputs = open_inputs(names)
     run_of = Run("b", images, inputs.fingerprint(), 5, ENGINE)
     journal = Journal(Path("o.jsonl"), run_of, inputs)
     for number in range(journal.rows, images):
@@ -261,10 +264,10 @@ def test_an_output_that_is_finished_meanwhile_stays(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert [row["input"] for row in rows_of("o.jsonl")] == ["0.png", "1.png"]
-    assert os.listdir() == ["o.jsonl"]
+    assert sorted(os.listdir()) == ["0.png", "1.png", "o.jsonl"]
     with pytest.raises(UsageError, match="is there already"):
         a_journal()
-    assert os.listdir() == ["o.jsonl"]
+    assert sorted(os.listdir()) == ["0.png", "1.png", "o.jsonl"]
 
 
 def test_who_finished_touches_nothing_of_the_next(
@@ -294,7 +297,7 @@ def test_what_was_killed_in_its_last_step_is_only_finished(
         assert second.continued == 2
         second.finish()
     assert len(rows_of("o.jsonl")) == 2
-    assert os.listdir() == ["o.jsonl"]
+    assert sorted(os.listdir()) == ["0.png", "1.png", "o.jsonl"]
 
 
 def test_auto_does_not_go_on_with_another_engine(

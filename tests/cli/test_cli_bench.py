@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import shlex
 import signal
@@ -14,9 +16,12 @@ from pathlib import Path
 import pytest
 from samples import draw_photo
 
+from ltdeploy.bundle import Bundle
 from ltdeploy.cli.main import app
+from ltdeploy.cli.output import Output
 from ltdeploy.cli.runtime import run
 
+benches = importlib.import_module("ltdeploy.cli.bench")  # the package's name is the command
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--batch", "1,2", "--threads", "1", "--seconds", "0.05")
 ORT = ("--engine", "onnxruntime")
@@ -89,6 +94,34 @@ def test_bad_input_is_said_before_the_work(
     assert complaint in errors
 
 
+def test_a_detector_is_refused_before_anything_runs(
+    cli: Cli, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("ltdeploy.bench.rounds.EngineProcess", started)
+    monkeypatch.setattr(Bundle, "is_detector", property(lambda bundle: True))
+    code, _, errors = cli(bundle_path, *QUICK, "--data", "boxes.json")
+    assert code == 2
+    assert "is a detector; bench measures classifiers in this version." in errors
+    assert "boxes.json" not in errors
+
+
+def test_the_time_left_is_told_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(0.0, 2.5)
+    monkeypatch.setattr(benches.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    track = benches._CalmTracker(Output())
+    assert list(track(range(40), total=40, label="bench")) == list(range(40))
+    said = capsys.readouterr().err.split("\r")
+    assert said[1] == "bench 0/40"
+    assert said[2] == "bench 1/40, 3:15 left"  # 5 s for one: 39 times that
+    assert said[40] == "bench 39/40, 0:03 left"
+
+
 def test_what_is_no_bundle_is_said(cli: Cli) -> None:
     code, _, errors = cli("nothing.ltd", *QUICK)
     assert code == 2
@@ -101,7 +134,7 @@ def test_an_unreadable_image_shows_in_the_exit_code(
     (photos(tmp_path) / "species 0" / "broken.png").write_bytes(b"no picture")
     code, _, errors = cli(bundle_path, *QUICK, *ORT, "--data", "val")
     assert code == 2
-    assert "1 images could not be read" in errors
+    assert "1 image could not be read" in errors
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_json_and_words_take_the_same_inputs(
     assert said.startswith(photos[0])
     assert said.splitlines()[-1].startswith("Answered by ")
     code, _, said = cli("predict", bundle_path, photos[0], "--top-k", "0")
-    assert (code, "top_k is 0; expected 1 or more" in said) == (2, True)
+    assert (code, "--top-k is 0; expected 1 or more" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,8 @@ def test_json_and_words_take_the_same_inputs(
         (["photos", "--out", "o.jsonl", "--json", "-"], "give one of them"),
         (["photos", "--root", "photos"], "no .txt list"),
         (["empty"], "holds no image"),
+        (["phots", "--out", "o.jsonl"], "phots does not exist; expected an image, a folder"),
+        (["photos/7.png", "--out", "o.jsonl"], "Did you mean "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -85,6 +87,31 @@ def test_what_makes_no_sense_is_refused(
     assert code == 2
     assert complaint in said
     assert not Path("o.jsonl.partial").exists()
+    assert not Path("o.jsonl").exists()
+
+
+def test_a_checkpoint_is_told_what_to_do_with_it(cli: Cli, photos: list[str]) -> None:
+    Path("my model.pt").write_bytes(b"weights")
+    code, _, said = cli("predict", "my model.pt", *photos)
+    assert code == 2
+    assert "my model.pt is a file; expected a bundle" in said
+    assert "export 'my model.pt'" in said
+
+
+def test_one_is_not_told_as_several(cli: Cli, bundle_path: Path, photos: list[str]) -> None:
+    Path("list.txt").write_text(f"{photos[0]}\nphotos/gone.png\n")
+    code, said, _ = cli("predict", bundle_path, "list.txt", "--out", "o.jsonl")
+    assert code == 2
+    assert said.startswith("Wrote 1 answer and 1 error to o.jsonl.")
+
+
+def test_rows_of_two_files_with_one_name(cli: Cli, bundle_path: Path, photos: list[str]) -> None:
+    for folder in ("da", "db"):
+        Path(folder).mkdir()
+        pq.write_table(pa.table({"image": [Path(photos[3]).read_bytes()]}), f"{folder}/x.parquet")
+    files = ("da/x.parquet", "db/x.parquet")
+    assert cli("predict", bundle_path, *files, "--out", "o.jsonl")[0] == 0
+    assert inputs_of("o.jsonl") == [f"{file}#0" for file in files]
 
 
 def test_ctrl_c_says_how_to_go_on(bundle_path: Path, photos: list[str], tmp_path: Path) -> None:

@@ -83,3 +83,12 @@ def test_where_labels_are_needed_a_plain_folder_is_refused(field: Path) -> None:
         hidden.rmdir()
     with pytest.raises(DataError, match="no class folders, so their classes are not known"):
         open_dataset(str(field))
+
+
+def test_a_list_may_have_labels_in_some_lines(tmp_path: Path) -> None:
+    for name in ("a.png", "b 7"):
+        draw_photo(0, 8, 8).save(tmp_path / name, format="png")
+    path = tmp_path / "list.txt"
+    path.write_text("a.png\nb 7\na.png 3\n")
+    dataset = open_unlabelled(str(path))
+    assert [dataset.identifier(index) for index in range(3)] == ["a.png", "b 7", "a.png"]

@@ -92,7 +92,10 @@ def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) 
     [
         ("openvino", 0, ""),
         ("auto", 0, ""),
+        ("torch", 0, ""),
+        ("openvino:threads=2", 0, ""),
         ("opnvino", 2, "Did you mean 'openvino'?"),
+        ("openvino:thread=2", 2, "Did you mean 'threads'?"),
     ],
 )
 def test_it_can_be_asked_for_one_engine(
@@ -100,6 +103,15 @@ def test_it_can_be_asked_for_one_engine(
 ) -> None:
     assert run(app, ["doctor", "-q", "--engine", engine]) == code
     assert said in capfd.readouterr().err
+
+
+def test_an_engine_that_there_is_not_is_said_before_the_tables(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(app, ["doctor", "--engine", "tensort"]) == 2
+    said = capfd.readouterr()
+    assert "Did you mean 'tensorrt'?" in said.err
+    assert said.out == ""
 
 
 def test_cpu_features_are_those_that_matter(tmp_path: Path) -> None:

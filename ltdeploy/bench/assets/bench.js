@@ -3,7 +3,8 @@
   "use strict";
   const { result, color, fixed, csv, offer, onTheme } = report;
   const { SHAPES, draw, axis, tooltip } = charts;
-  const GAP_PX = 9, NARROW_PX = 480;
+  const GAP_PX = 9, NARROW_PX = 480, ARROW_PX = 7;
+  const REACH = 1.5; // times the fastest mark: what a bar may add to the axis before it is cut
   const measured = result.contestants.filter((one) => one.speeds.length);
 
   const flat = (name, spread) => ({
@@ -52,7 +53,12 @@
         const [low, high] = [y.getPixelForValue(accuracy.low), y.getPixelForValue(accuracy.high)];
         ctx.strokeStyle = paint(one);
         line(px, low, px, high); line(px - 4, low, px + 4, low); line(px - 4, high, px + 4, high);
-        line(x.getPixelForValue(speed.low), py, x.getPixelForValue(speed.high), py);
+        const end = Math.min(x.getPixelForValue(speed.high), chartArea.right);
+        line(x.getPixelForValue(speed.low), py, end, py);
+        if (speed.high > x.max) {
+          ctx.fillStyle = paint(one);
+          ctx.beginPath(); ctx.moveTo(end + ARROW_PX, py); ctx.lineTo(end, py - ARROW_PX); ctx.lineTo(end, py + ARROW_PX); ctx.fill();
+        }
       }
       ctx.restore();
     },
@@ -79,7 +85,7 @@
         const box = (left, top) => [left, top, left + width, top + height];
         const [right, left] = [px + GAP_PX, px - GAP_PX - width];
         const middle = px - width / 2;
-        const places = [5, 24, 44, 64, 84].flatMap((away) => [right, left, middle].flatMap((side) => [box(side, py + away), box(side, py - away - height)]));
+        const places = [5, 24, 44, 64, 84, 104, 124, 144].flatMap((away) => [right, left, middle].flatMap((side) => [box(side, py + away), box(side, py - away - height)]));
         const doubtful = (b) => at.some((other, k) => k !== i && distance(other, b) < distance(at[i], b) + 3);
         const cost = (b, place) => 10 * outside(b) + 200 * taken.filter((other) => meets(b, other)).length + 40 * doubtful(b) + place;
         const costs = places.map(cost);
@@ -105,7 +111,8 @@
     const points = pointsOf();
     const ends = points.flatMap(({ accuracy }) => [accuracy.low, accuracy.high]);
     const room = 0.12 * (Math.max(...ends) - Math.min(...ends)) || 1;
-    const fastest = Math.max(...points.map(({ speed }) => speed.high));
+    const most = (end) => Math.max(...points.map(({ speed }) => speed[end]));
+    const fastest = Math.min(most("high"), REACH * most("value"));
     canvas.setAttribute("aria-label", `Speed against accuracy at ${cell.selectedOptions[0].text}. `
       + points.map((point) => words(point).join(", ")).join("; "));
     draw(canvas, {
