@@ -56,7 +56,7 @@ def test_everything_that_may_be_given_is_read(tmp_path: Path) -> None:
         trained_with=np.array("cross_entropy"),
     )
     context = read_npz(path).context
-    assert context.evidence() == {"head", "counts", "validation", "training", "target"}
+    assert context.evidence() == {"head", "counts", "validation", "logits", "training", "target"}
     assert context.trained_with == "cross_entropy"
     assert context.classes is not None
     assert context.classes.names[4] == "e"

@@ -60,7 +60,14 @@ def test_a_checkpoint_and_its_data_become_evidence(model: Classifier, tmp_path: 
     heard: list[str] = []
     found = evidence_of_checkpoint(model, sources, cache=tmp_path / "cache", warn=heard.append)
     assert heard == []
-    assert found.context.evidence() == {"head", "counts", "validation", "training", "target"}
+    assert found.context.evidence() == {
+        "head",
+        "counts",
+        "validation",
+        "logits",
+        "training",
+        "target",
+    }
     assert found.context.trained_with == "cross_entropy"
     assert found.checkpoint == ("ckpt.pt", model.source.sha256)
     assert found.hashes is not None

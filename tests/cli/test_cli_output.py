@@ -103,10 +103,10 @@ def test_json_goes_through_links_and_pipes(bundle_path: Path, tmp_path: Path) ->
     (tmp_path / "link.json").symlink_to("real.json")
     assert shell(f"{LTDEPLOY} inspect {bundle_path} --json link.json", tmp_path).returncode == 0
     assert (tmp_path / "link.json").is_symlink()
-    assert json.loads((tmp_path / "real.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "real.json").read_text())["schema"] == 3
     fifo = f"mkfifo pipe; cat pipe > copy.json & {LTDEPLOY} inspect {bundle_path} --json pipe; wait"
     assert shell(fifo, tmp_path).returncode == 0
-    assert json.loads((tmp_path / "copy.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "copy.json").read_text())["schema"] == 3
 
 
 def test_what_to_type_next_can_be_typed_here(
