@@ -181,7 +181,7 @@ def test_a_wrong_path_names_what_is_there(photo_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("val.json", "COCO, iNaturalist and LVIS json files are not read by this version"),
+        ("val.json", "COCO and LVIS json files hold boxes, which detectors need"),
         ("classes.csv", "class table .*but holds no images"),
         ("photo.jpg", r"is not a data set; expected a folder of class folders, a \.parquet"),
         ("noextension", "is not a data set"),
