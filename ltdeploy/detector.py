@@ -21,7 +21,7 @@ from .engines import Engine, open_engine
 from .errors import BundleError, DataError, EngineError, ImageError, UsageError
 from .images import ImageSource
 from .pairing import agreement
-from .postprocess import postprocess
+from .postprocess import postprocess_batch
 from .streaming import NamedImage, stream_answers
 
 __all__ = ["DetectionPredictor", "DetectionResult", "FoundBox", "load_detector"]
@@ -197,20 +197,8 @@ class DetectionPredictor:
             return []
         names = names if names is not None else [f"#{place}" for place in range(len(images))]
         outputs = self.raw(images, names)
-        quality = outputs.get("quality")
         try:
-            return [
-                postprocess(
-                    outputs["boxes"][at],
-                    outputs["logits"][at],
-                    None if quality is None else quality[at],
-                    self.score_rule,
-                    self.keep_rule,
-                    placement,
-                    name=name,
-                )
-                for at, (placement, name) in enumerate(zip(placements, names, strict=True))
-            ]
+            return postprocess_batch(outputs, self.score_rule, self.keep_rule, placements, names)
         except DataError as error:
             raise EngineError(f"{self.engine.name}: {error}") from error
 

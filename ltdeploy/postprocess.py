@@ -8,6 +8,7 @@ every box is a candidate, as LVIS is evaluated, and not only a box's best class.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,7 +21,15 @@ from .canvas import Placement
 from .errors import DataError, UsageError, did_you_mean
 from .suppression import hard_nms, soft_nms
 
-__all__ = ["Activation", "KeepRule", "Quality", "ScoreRule", "Suppression", "postprocess"]
+__all__ = [
+    "Activation",
+    "KeepRule",
+    "Quality",
+    "ScoreRule",
+    "Suppression",
+    "postprocess",
+    "postprocess_batch",
+]
 
 Activation = Literal["softmax", "sigmoid", "seesaw", "eqlv2"]
 Quality = Literal["none", "product", "sqrt", "powers"]
@@ -268,6 +277,40 @@ def postprocess(
         if exhausted or (len(kept) == keep_rule.top_k and kept.scores[-1] >= found.scores[-1]):
             return kept
         count *= 4
+
+
+def postprocess_batch(
+    outputs: Mapping[str, FloatArray],
+    score_rule: ScoreRule,
+    keep_rule: KeepRule,
+    placements: Sequence[Placement],
+    names: Sequence[str],
+) -> list[Detections]:
+    """Turn a graph's raw outputs for a batch into detections, see :func:`postprocess`.
+
+    Parameters
+    ----------
+    outputs : ``boxes``, ``logits`` and, where there is one, ``quality``, with the batch in front.
+    placements, names : of each photograph.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not fit, or an output is not finite.
+    """
+    quality = outputs.get("quality")
+    return [
+        postprocess(
+            outputs["boxes"][at],
+            outputs["logits"][at],
+            None if quality is None else quality[at],
+            score_rule,
+            keep_rule,
+            placement,
+            name=name,
+        )
+        for at, (placement, name) in enumerate(zip(placements, names, strict=True))
+    ]
 
 
 def _suppress(found: Detections, rule: KeepRule) -> Detections:

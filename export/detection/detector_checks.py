@@ -15,7 +15,7 @@ from ltdeploy.canvas import Canvas
 from ltdeploy.engines import Engine
 from ltdeploy.errors import DataError, ExportError
 from ltdeploy.pairing import agreement
-from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess
+from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess_batch
 
 __all__ = ["DetectorChecks", "check_detector_graph", "detections_of"]
 
@@ -57,19 +57,9 @@ def detections_of(
 ) -> list[Detections]:
     """Return what is found on each canvas, in canvas pixels, from a graph's raw outputs."""
     whole = canvas.place(canvas.height_px, canvas.width_px)
-    quality = outputs.get("quality")
-    return [
-        postprocess(
-            boxes,
-            logits,
-            None if quality is None else quality[at],
-            scores,
-            keep,
-            whole,
-            name=f"golden sample {at}",
-        )
-        for at, (boxes, logits) in enumerate(zip(outputs["boxes"], outputs["logits"], strict=True))
-    ]
+    count = len(outputs["logits"])
+    names = [f"golden sample {at}" for at in range(count)]
+    return postprocess_batch(outputs, scores, keep, [whole] * count, names)
 
 
 def check_detector_graph(

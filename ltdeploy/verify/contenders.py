@@ -25,7 +25,14 @@ from ..models.options import LoadOptions
 from ..models.reading import source_sha256
 from ..preprocessing import Preprocessing
 
-__all__ = ["Contender", "bundle_contender", "checkpoint_contender", "is_bundle", "reference_of"]
+__all__ = [
+    "Contender",
+    "bundle_contender",
+    "checkpoint_contender",
+    "is_bundle",
+    "reference_file",
+    "reference_of",
+]
 
 
 @dataclass(eq=False)
@@ -174,29 +181,12 @@ def reference_of(
     DataError
         If the other bundle has other classes.
     """
-    source = bundle.manifest.source
-    notes: tuple[str, ...] = ()
-    if reference is None:
-        path = bundle.source_path
-        if not path.exists():
-            raise CheckpointError(
-                f"The checkpoint that {bundle.path} was exported from is not at {path} any more. "
-                "Say where it is with --reference FILE; it may also be another bundle."
-            )
-        if source_sha256(path) != source.sha256:
-            raise CheckpointError(
-                f"{path} has changed since {bundle.path} was exported from it. Export the bundle "
-                "again, or name the file to measure against with --reference FILE."
-            )
-    elif is_bundle(reference):
+    if reference is not None and is_bundle(reference):
         other = open_bundle(reference)
         contender = bundle_contender(other)
         require_same_classes(bundle.classes, contender.classes, bundle.path.name, contender.name)
         return contender
-    else:
-        path = Path(reference)
-        if path.exists() and source_sha256(path) != source.sha256:
-            notes = (f"{path.name} is not the file that the bundle was exported from (sha256)",)
+    path, notes = reference_file(bundle, reference)
     head = bundle.manifest.head
     # ONNX files and Hugging Face folders tell their architecture themselves.
     told = bundle.manifest.arch.partition(":")[0] in ("onnx", "hf")
@@ -210,6 +200,36 @@ def reference_of(
     contender = checkpoint_contender(path, options, fix=bundle.manifest.fix.logit_map())
     contender.notes = notes
     return contender
+
+
+def reference_file(
+    bundle: Bundle, reference: str | os.PathLike[str] | None
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the checkpoint that a bundle is measured against, and what to know of it.
+
+    Parameters
+    ----------
+    reference : a checkpoint, or None for the file that the bundle was exported from.
+
+    Raises
+    ------
+    CheckpointError
+        If that file is not where it was, or is another one now.
+    """
+    path = bundle.source_path if reference is None else Path(reference)
+    if reference is None and not path.exists():
+        raise CheckpointError(
+            f"The checkpoint that {bundle.path} was exported from is not at {path} any more. Say "
+            "where it is with --reference FILE; it may also be another bundle."
+        )
+    if not path.exists() or source_sha256(path) == bundle.manifest.source.sha256:
+        return path, ()
+    if reference is None:
+        raise CheckpointError(
+            f"{path} has changed since {bundle.path} was exported from it. Export the bundle "
+            "again, or name the file to measure against with --reference FILE."
+        )
+    return path, (f"{path.name} is not the file that the bundle was exported from (sha256)",)
 
 
 def require_same_classes(a: ClassTable, b: ClassTable, name_a: str, name_b: str) -> None:

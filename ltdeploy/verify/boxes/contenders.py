@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +16,12 @@ from ...bundle import Bundle, open_bundle
 from ...canvas import Canvas, Placement
 from ...classes import ClassTable
 from ...engines import Engine, open_engine
-from ...errors import BundleError, CheckpointError, DataError, EngineError
+from ...errors import BundleError, DataError, EngineError
 from ...fixes import AffineMap
 from ...fixes.logit_map import LogitMap
 from ...models.options import LoadOptions
-from ...models.reading import source_sha256
-from ...postprocess import KeepRule, ScoreRule, postprocess
-from ..contenders import is_bundle, require_same_classes
+from ...postprocess import KeepRule, ScoreRule, postprocess_batch
+from ..contenders import is_bundle, reference_file, require_same_classes
 
 __all__ = ["BoxContender", "bundle_side", "reference_side"]
 
@@ -75,23 +73,10 @@ class BoxContender:
         raw : as :meth:`raw` gave it.
         fixed : apply what is pending; without, these are the detections before the fix.
         """
-        logits = raw["logits"]
         if fixed and not self.pending.is_identity:
-            logits = self.pending.apply(logits).astype(np.float32)
-        quality = raw.get("quality")
+            raw = {**raw, "logits": self.pending.apply(raw["logits"]).astype(np.float32)}
         try:
-            return [
-                postprocess(
-                    raw["boxes"][at],
-                    logits[at],
-                    None if quality is None else quality[at],
-                    self.score_rule,
-                    self.keep_rule,
-                    placement,
-                    name=name,
-                )
-                for at, (placement, name) in enumerate(zip(placements, names, strict=True))
-            ]
+            return postprocess_batch(raw, self.score_rule, self.keep_rule, placements, names)
         except DataError as error:
             raise EngineError(f"{self.engine.name}: {error}") from error
 
@@ -133,27 +118,14 @@ def reference_side(
     from ...engines.detector_reference import DetectorReference
     from ...models.detectors.detector import load_detector
 
-    entry, source = bundle.manifest.detection, bundle.manifest.source
+    entry = bundle.manifest.detection
     if entry is None:
         raise BundleError(f"{bundle.path} is a classifier; detectors are compared with detectors.")
-    notes: tuple[str, ...] = ()
     if reference is not None and is_bundle(reference):
         other = bundle_side(open_bundle(reference))
         require_same_classes(bundle.classes, other.classes, bundle.path.name, other.name)
         return other
-    path = bundle.source_path if reference is None else Path(reference)
-    if reference is None and not path.exists():
-        raise CheckpointError(
-            f"The checkpoint that {bundle.path} was exported from is not at {path} any more. Say "
-            "where it is with --reference FILE; it may also be another bundle."
-        )
-    if path.exists() and source_sha256(path) != source.sha256:
-        if reference is None:
-            raise CheckpointError(
-                f"{path} has changed since {bundle.path} was exported from it. Export the bundle "
-                "again, or name the file to measure against with --reference FILE."
-            )
-        notes = (f"{path.name} is not the file that the bundle was exported from (sha256)",)
+    path, notes = reference_file(bundle, reference)
     arch = None if path.is_dir() else bundle.manifest.arch  # a folder tells itself
     options = LoadOptions(arch=arch, classes=bundle.classes, trust_pickle=trust_pickle)
     model = load_detector(path, options=options, canvas=bundle.canvas)
