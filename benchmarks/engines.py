@@ -104,6 +104,7 @@ RATIOS = [
     ("openvino, bf16", "PyTorch eager, fp32"),
     ("openvino, int8", "openvino, bf16"),
     ("openvino, int8", "onnxruntime, fp32"),
+    ("openvino, int8", "PyTorch eager, fp32"),
     ("openvino, fp32", "onnxruntime, fp32"),
     ("onnxruntime, int8", "onnxruntime, fp32"),
 ]

@@ -12,7 +12,7 @@ from ltdeploy import __version__
 from ltdeploy._optional import installed_version
 from ltdeploy.manifest import ClassEntry, GraphEntry, TensorEntry
 
-from .precision import Lowered, PrecisionRequest
+from .precision import Lowered, Request
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ def class_entries(table: ClassTable) -> tuple[ClassEntry, ...]:
 
 def graph_entry(
     graph: onnx.ModelProto,
-    precision: PrecisionRequest | None,
+    precision: Request[Any] | None,
     lowered: Lowered | None,
     golden_difference: float,
 ) -> GraphEntry:

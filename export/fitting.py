@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ltdeploy.fixes import Fix
     from ltdeploy.models.classifier import Classifier
     from ltdeploy.models.detectors.detector import Detector
+    from ltdeploy.models.detectors.onnx_detector import OnnxDetector
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
 __all__ = ["Fitted", "fit_for_detector", "fit_requested"]
@@ -97,7 +98,7 @@ def fit_requested(
 
 
 def fit_for_detector(
-    model: Detector, requested: Sequence[FixSpec | FixFile], *, force: bool = False
+    model: Detector | OnnxDetector, requested: Sequence[FixSpec | FixFile], *, force: bool = False
 ) -> Fitted:
     """Return the map that ``requested`` makes of a detector; nothing is chosen or learnt here.
 
@@ -114,7 +115,7 @@ def fit_for_detector(
 
 
 def _checked_context(
-    model: Classifier | OnnxClassifier | Detector,
+    model: Classifier | OnnxClassifier | Detector | OnnxDetector,
     requested: Sequence[FixSpec | FixFile],
     force: bool,
 ) -> FixContext:
@@ -187,7 +188,11 @@ def _map_of(file: FixFile) -> LogitMap:
 
 
 def _require_made_for(
-    file: FixFile, model: Classifier | OnnxClassifier | Detector, table: ClassTable, *, force: bool
+    file: FixFile,
+    model: Classifier | OnnxClassifier | Detector | OnnxDetector,
+    table: ClassTable,
+    *,
+    force: bool,
 ) -> None:
     """Refuse a fix file that was made for another model, or that this one must not have."""
     made_for, source = file.checkpoint, model.source

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ltdeploy.models.onnx_classifier import OnnxClassifier
 
-__all__ = ["onnx_from_foreign"]
+__all__ = ["onnx_from_foreign", "prepend_normalisation", "rename"]
 
 
 def onnx_from_foreign(
@@ -43,16 +43,16 @@ def onnx_from_foreign(
     changed = copy.deepcopy(model.model) if weights is None else model.with_head(*weights)
     if rest:
         append_steps(changed, rest, model.features_name, model.output_name)
-    _rename(changed, model.output_name, OUTPUT)
+    rename(changed, model.output_name, OUTPUT)
     entry = free_name("ltdeploy_normalised", set(names_in(changed)))
-    _rename(changed, model.input_name, entry)
-    _prepend_normalisation(changed, entry, model.preprocessing)
+    rename(changed, model.input_name, entry)
+    prepend_normalisation(changed, entry, model.preprocessing)
     for key, value in metadata.items():
         changed.metadata_props.add(key=key, value=value)
     return changed, "nodes" if rest else "none" if weights is None else "weights"
 
 
-def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+def rename(model: onnx.ModelProto, old: str, new: str) -> None:
     """Call a tensor ``new`` wherever it is made or used; one that had that name gets ``old``."""
     swap = {old: new, new: old}
     for node in model.graph.node:
@@ -63,10 +63,15 @@ def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
         value.name = swap.get(value.name, value.name)
 
 
-def _prepend_normalisation(
-    model: onnx.ModelProto, entry: str, preprocessing: Preprocessing
+def prepend_normalisation(
+    model: onnx.ModelProto, entry: str, preprocessing: Preprocessing, *, bgr: bool = False
 ) -> None:
-    """Put Cast, Transpose, Mul and Add before ``entry`` and make ``images`` the graph's input."""
+    """Put Cast, Transpose, Mul and Add before ``entry`` and make ``images`` the graph's input.
+
+    Parameters
+    ----------
+    bgr : whether the network takes blue first; the graph's input and mean and std are R, G, B.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
@@ -82,8 +87,12 @@ def _prepend_normalisation(
         helper.make_node("Cast", [INPUT], [f"{entry}.float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", [f"{entry}.float"], [f"{entry}.planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Mul", [f"{entry}.planes", scale], [f"{entry}.scaled"]),
-        helper.make_node("Add", [f"{entry}.scaled", shift], [entry]),
+        helper.make_node("Add", [f"{entry}.scaled", shift], [f"{entry}.rgb" if bgr else entry]),
     ]
+    if bgr:
+        turned = numpy_helper.from_array(np.array([2, 1, 0]), f"{entry}.bgr")
+        model.graph.initializer.append(turned)
+        steps.append(helper.make_node("Gather", [f"{entry}.rgb", turned.name], [entry], axis=1))
     for place, node in enumerate(steps):
         model.graph.node.insert(place, node)
     size = (preprocessing.height_px, preprocessing.width_px)

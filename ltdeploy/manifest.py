@@ -68,7 +68,7 @@ class HeadEntry(Strict):
     bias: bool
     scale: Finite
     background: int | None
-    activation: Literal["softmax", "sigmoid"]
+    activation: Literal["softmax", "sigmoid", "seesaw", "eqlv2"]
 
 
 class DetectionEntry(Strict):

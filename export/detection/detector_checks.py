@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,26 @@ from ltdeploy.errors import DataError, ExportError
 from ltdeploy.pairing import agreement
 from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess_batch
 
-__all__ = ["DetectorChecks", "check_detector_graph", "detections_of"]
+__all__ = ["LOW_TOLERANCE", "TOLERANCE", "DetectorChecks", "check_detector_graph", "detections_of"]
 
-SCORE_TOLERANCE = 1e-4
-BOX_TOLERANCE_PX = 0.1
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ: scores and boxes from the reference, and scores between batches."""
+
+    score: float
+    box_px: float
+    batch: float
+
+
+TOLERANCE = Tolerance(score=1e-4, box_px=0.1, batch=1e-4)
+# In low precision only the gate can say what is too far from the reference; between batches an
+# engine may round otherwise, which is small against what a layer that mixes images would do.
+LOW_TOLERANCE = Tolerance(score=float("inf"), box_px=float("inf"), batch=0.05)
 # Below, two boxes that are nearly alike may be suppressed the one or the other way round.
 _LEAST_SCORE = 0.01
 _BATCHES = (1, 2, 5)
+_EVERY_ROW = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,7 @@ def check_detector_graph(
     scores: ScoreRule,
     keep: KeepRule,
     canvas: Canvas,
+    tolerance: Tolerance = TOLERANCE,
 ) -> DetectorChecks:
     """Run an exported detector on real canvases and compare it with the reference.
 
@@ -77,6 +91,7 @@ def check_detector_graph(
     engine : the exported graph, loaded.
     images : array of shape (K, H, W, 3), uint8.
     expected : what the reference finds in each, the fix applied unfused.
+    tolerance : of what is compared.
 
     Raises
     ------
@@ -89,7 +104,7 @@ def check_detector_graph(
             "detector's code depends on the batch size."
         )
 
-    def found(pictures: npt.NDArray[np.uint8]) -> list[Detections]:
+    def found(pictures: npt.NDArray[np.uint8], keep: KeepRule = keep) -> list[Detections]:
         try:
             outputs = engine.run({"images": np.ascontiguousarray(pictures)})
             return detections_of(outputs, scores, keep, canvas)
@@ -98,11 +113,14 @@ def check_detector_graph(
 
     together = found(images)
     score, box = _apart(expected, together)
-    if not (score <= SCORE_TOLERANCE and box <= BOX_TOLERANCE_PX):
+    if box > tolerance.box_px:
+        every = replace(keep, suppression="none", top_k=_EVERY_ROW)
+        box = _box_among(expected, found(images, every), tolerance.score)
+    if not (score <= tolerance.score and box <= tolerance.box_px):
         raise ExportError(
             f"The exported graph differs from the reference by {score:.2g} in a score and "
             f"{box:.2g} pixels in a box on {len(images)} photographs; expected at most "
-            f"{SCORE_TOLERANCE:g} and {BOX_TOLERANCE_PX:g}. The fold or the export "
+            f"{tolerance.score:g} and {tolerance.box_px:g}. The fold or the export "
             "changed the model; nothing was written."
         )
     batch = 0.0
@@ -112,8 +130,9 @@ def check_detector_graph(
             parts: list[Detections] = []
             for start in range(0, len(index), size):
                 parts += found(images[index[start : start + size]])
-            batch = max(batch, _apart([together[int(i)] for i in index], parts)[0])
-    if not batch <= SCORE_TOLERANCE:
+            same = [together[int(i)] for i in index]
+            batch = max(batch, _apart(same, parts, tolerance.batch)[0])
+    if not batch <= tolerance.batch:
         raise ExportError(
             "The exported graph gives other answers in batches of 1, 2 and 5 than in one batch of "
             f"{len(images)}: a score differs by {batch:.2g}. A layer mixes the images of a batch; "
@@ -123,12 +142,37 @@ def check_detector_graph(
     return DetectorChecks(engine.name, len(images), count, score, box, batch)
 
 
-def _apart(expected: Sequence[Detections], found: Sequence[Detections]) -> tuple[float, float]:
-    """Return the largest difference of a score and of a box, of what is above the least score."""
+def _apart(
+    expected: Sequence[Detections], found: Sequence[Detections], slack: float = TOLERANCE.score
+) -> tuple[float, float]:
+    """Return the largest difference of a score and of a box, of what is above the least score.
+
+    Parameters
+    ----------
+    slack : a detection may lack a counterpart as long as it is less than that above the least
+        score.
+    """
     score = box = 0.0
     for a, b in zip(expected, found, strict=True):
-        certain = a[a.scores >= _LEAST_SCORE], b[b.scores >= _LEAST_SCORE - SCORE_TOLERANCE]
-        apart = agreement(*certain, least_score=_LEAST_SCORE + SCORE_TOLERANCE)
+        certain = a[a.scores >= _LEAST_SCORE], b[b.scores >= _LEAST_SCORE - slack]
+        apart = agreement(*certain, least_score=_LEAST_SCORE + slack)
         score = max(score, apart.score_difference, apart.alone)
         box = max(box, apart.box_difference_px)
     return score, box
+
+
+def _box_among(expected: Sequence[Detections], rows: Sequence[Detections], slack: float) -> float:
+    """Return how far an expected box is at most from a row of its class with its score, in pixels.
+
+    Where two boxes of a photograph are nearly alike and their scores equal to the last digit, that
+    digit decides which of them suppresses the other: the stages of a cascade, which move proposals
+    onto the same object, make many such pairs.
+    """
+    worst = 0.0
+    for a, b in zip(expected, rows, strict=True):
+        certain = a[a.scores >= _LEAST_SCORE]
+        for box, score, label in zip(certain.boxes, certain.scores, certain.labels, strict=True):
+            like = (b.labels == label) & (np.abs(b.scores - score) <= slack)
+            apart = np.abs(b.boxes[like] - box).max(axis=1)
+            worst = max(worst, float(apart.min(initial=np.inf)))
+    return worst

@@ -23,8 +23,9 @@ from ltdeploy.bundle import (
 )
 from ltdeploy.canvas import Canvas, load_on_canvas
 from ltdeploy.datasets.species import SpeciesDataset
-from ltdeploy.engines.detector_reference import DetectorReference
-from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine, import_onnxruntime
+from ltdeploy.engines.one_by_one import any_batch
+from ltdeploy.engines.onnx_detector_reference import detector_reference
+from ltdeploy.engines.onnxruntime_engine import import_onnxruntime
 from ltdeploy.errors import FixError
 from ltdeploy.fixes import AffineMap, FixFile, FixSpec
 from ltdeploy.fixes.encoding import encode
@@ -40,21 +41,33 @@ from ltdeploy.manifest import (
 )
 from ltdeploy.models.detectors.architectures import QUERY_KINDS
 from ltdeploy.models.detectors.class_rows import fold_into
+from ltdeploy.models.detectors.onnx_detector import OnnxDetector
+from ltdeploy.models.detectors.onnx_mapping import MAPPING_FILE
+from ltdeploy.progress import Tracker, silent
 
 from ..clean_up import clean_up
 from ..entries import class_entries, graph_entry, npz, package_versions
 from ..fitting import fit_for_detector
 from ..fold import Folding
+from ..precision import BoxPrecisionRequest, Lowered, graph_opener, lower_for
+from ..precision.gate_run import on_onnxruntime
+from ..precision.sampling import read_first
 from ..to_onnx import onnx_from_module
-from .detector_checks import DetectorChecks, check_detector_graph, detections_of
+from .detector_checks import LOW_TOLERANCE, DetectorChecks, check_detector_graph, detections_of
+from .foreign_graph import onnx_from_foreign_detector
+from .lowered_gate import DetectorTask
+from .static_cascade import FixedLogits, StaticCascade
 from .static_one_stage import StaticFcos, StaticRetinaNet
 from .static_queries import StaticDetr, StaticQueries
 from .static_rcnn import StaticRcnn
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
+    from ltdeploy.classes import ClassTable
     from ltdeploy.datasets.boxes import BoxDataset
+    from ltdeploy.engines import Engine
     from ltdeploy.models.detectors.architectures import Kind
     from ltdeploy.models.detectors.detector import Detector
 
@@ -65,27 +78,44 @@ _GOLDEN_IMAGES = 6
 
 @dataclass(frozen=True, eq=False)
 class ExportedDetector:
-    """A written bundle, and what its checks found."""
+    """A written bundle, and what was found on the way.
+
+    Attributes
+    ----------
+    checks : of the graph in the bundle.
+    lowered : how its precision came about; None for float32.
+    golden_from : data of which a few photographs are in the bundle; None: drawn ones.
+    """
 
     bundle: Bundle
     checks: DetectorChecks
+    lowered: Lowered | None = None
+    golden_from: str | None = None
+
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Photographs that precision was to be chosen on and that could not be used, and why."""
+        return () if self.lowered is None else tuple(dict.fromkeys(self.lowered.unreadable))
 
 
 def export_detector(
-    model: Detector,
+    model: Detector | OnnxDetector,
     fixes: Sequence[FixSpec | FixFile],
     out: Path,
     *,
     images: BoxDataset | None = None,
+    precision: BoxPrecisionRequest | None = None,
     force: bool = False,
+    track: Tracker = silent,
 ) -> ExportedDetector:
     """Fold the fixes into the class layer, export to ONNX, check the graph and write ``out``.
 
     Parameters
     ----------
     fixes : with fixed parameters, or from a fix file that ``calibrate`` wrote; applied in order.
-    images : photographs to check the graph with, a few of which become golden samples; drawn ones
-        where there are none.
+    images : photographs to check the graph with, a few of which become golden samples; where there
+        are none those of ``precision``, and drawn ones without any.
+    precision : None is float32.
     force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint.
 
     Raises
@@ -96,37 +126,34 @@ def export_detector(
     import_onnxruntime()
     fitted = fit_for_detector(model, fixes, force=force)
     fix, table = fitted.fix, fitted.classes
-    canvases = _canvases(model, images)
-    reference = DetectorReference(model)
+    low = precision if precision is not None and precision.precision != "fp32" else None
+    at_hand = [images] if low is None else [images, low.gate, low.calibration]
+    given = next((data for data in at_hand if data is not None), None)
+    canvases = _canvases(model, given)
+    reference = detector_reference(model)
     raw = reference.run({"images": canvases})
     reference.close()
     raw["logits"] = fix.apply(raw["logits"])
     expected = detections_of(raw, model.score_rule, model.keep_rule, model.canvas)
 
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
-    module, folding = _folded(model, fix)
-    static = static_module(module, model.architecture.kind, model.canvas)
-    outputs = ["boxes", "logits", *(["quality"] if "quality" in raw else [])]
-    traced = onnx_from_module(
-        static,
-        model.canvas.as_preprocessing(),
-        metadata,
-        outputs,
-        strict=model.architecture.kind in QUERY_KINDS,  # their code asks for the batch's length
-    )
+    traced, folding, notes = _traced(model, fix, metadata)
     graph = clean_up(traced)
+    rules = model.score_rule, model.keep_rule, model.canvas
+    checks = _checked(any_batch(on_onnxruntime(graph)), canvases, expected, *rules)
+    lowered: Lowered | None = None
+    if low is not None:
+        lowered, engine = _lowered(model, table, graph, low, canvases, track)
+        graph = lowered.model
+        checks = _checked(engine, canvases, expected, *rules, LOW_TOLERANCE)
     content = graph.SerializeToString()
-    engine = OnnxRuntimeEngine(content)
-    try:
-        checks = check_detector_graph(
-            engine, canvases, expected, model.score_rule, model.keep_rule, model.canvas
-        )
-    finally:
-        engine.close()
     golden = GoldenDetections(canvases, tuple(expected))
     files = {"model.onnx": content, GOLDEN: npz(**golden.arrays())}
-    if fitted.selection is not None or len(fitted.hashes):
-        files[SELECTION] = npz(hashes=fitted.hashes)
+    chose = fitted.hashes if lowered is None else np.union1d(fitted.hashes, lowered.seen)
+    if fitted.selection is not None or len(chose):
+        files[SELECTION] = npz(hashes=chose)
+    if isinstance(model, OnnxDetector):
+        files[MAPPING_FILE] = model.mapping.to_json().encode()
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         task="detection",
@@ -153,18 +180,67 @@ def export_detector(
         ),
         preprocessing=model.canvas.to_dict(),
         detection=DetectionEntry(scores=asdict(model.score_rule), keep=asdict(model.keep_rule)),
-        graphs=(graph_entry(graph, None, None, checks.score_difference),),
+        graphs=(graph_entry(graph, low, lowered, checks.score_difference),),
         source=SourceEntry(
             path=os.path.relpath(model.source.path, out.parent),
             sha256=model.source.sha256,
             layout=model.source.layout,
             trained_with=model.trained_with,
-            notes=tuple(model.source.notes),
+            notes=(*model.source.notes, *notes),
         ),
         versions=package_versions(),
         files={name: file_entry(held) for name, held in files.items()},
     )
-    return ExportedDetector(write_bundle(out, manifest, files), checks)
+    bundle = write_bundle(out, manifest, files)
+    return ExportedDetector(bundle, checks, lowered, None if given is None else given.name)
+
+
+def _lowered(
+    model: Detector | OnnxDetector,
+    table: ClassTable,
+    graph: onnx.ModelProto,
+    request: BoxPrecisionRequest,
+    canvases: npt.NDArray[np.uint8],
+    track: Tracker,
+) -> tuple[Lowered, Engine]:
+    """Return the graph in another precision, and the engine that runs it."""
+    load = graph_opener(request.engine, request.precision)
+
+    def open_graph(one: onnx.ModelProto) -> Engine:
+        return any_batch(load(one))
+
+    task = DetectorTask(table, model.canvas, model.score_rule, model.keep_rule)
+    lowered = lower_for(task, graph, request, open_graph, canvases, track=track)
+    return lowered, open_graph(lowered.model)
+
+
+def _checked(engine: Engine, *rest: Any) -> DetectorChecks:
+    try:
+        return check_detector_graph(engine, *rest)
+    finally:
+        engine.close()
+
+
+def _traced(
+    model: Detector | OnnxDetector, fix: LogitMap, metadata: dict[str, str]
+) -> tuple[onnx.ModelProto, Folding, tuple[str, ...]]:
+    """Return the graph with the fix inside, how it was folded, and notes."""
+    if isinstance(model, OnnxDetector):
+        return onnx_from_foreign_detector(model, fix, metadata)
+    module, folding = _folded(model, fix)
+    has_quality = model.score_rule.quality != "none"
+    static = static_module(module, model.architecture.kind, model.canvas)
+    if folding == "nodes":
+        assert isinstance(fix, AffineMap)
+        static = FixedLogits(static, fix).eval()
+    graph = onnx_from_module(
+        static,
+        model.canvas.as_preprocessing(),
+        metadata,
+        ["boxes", "logits", *(["quality"] if has_quality else [])],
+        strict=model.architecture.kind in QUERY_KINDS,  # their code asks for the batch's length
+    )
+    return graph, folding, ()
 
 
 def _folded(model: Detector, fix: LogitMap) -> tuple[nn.Module, Folding]:
@@ -176,6 +252,8 @@ def _folded(model: Detector, fix: LogitMap) -> tuple[nn.Module, Folding]:
             "A detector's class layer takes affine maps of the logits alone, and this fix is none: "
             "use norcal, logn, odds, group_odds or logit_adjustment."
         )
+    if not model.head.foldable:
+        return model.module, "nodes"
     return fold_into(model.module, model.architecture.kind, fix.scale, fix.shift), "weights"
 
 
@@ -190,11 +268,18 @@ def static_module(module: nn.Module, kind: Kind, canvas: Canvas) -> nn.Module:
         return StaticDetr(module, *size).eval()
     if kind in QUERY_KINDS:
         return StaticQueries(module, *size).eval()
+    if kind == "cascade_rcnn":
+        return StaticCascade(module, *size).eval()
     return StaticRcnn(module, *size).eval()
 
 
-def _canvases(model: Detector, images: BoxDataset | None) -> npt.NDArray[np.uint8]:
-    """Return a few ready canvases, uint8 (K, H, W, 3), evenly over the data."""
+def _canvases(model: Detector | OnnxDetector, images: BoxDataset | None) -> npt.NDArray[np.uint8]:
+    """Return a few ready canvases, uint8 (K, H, W, 3), evenly over what is readable of the data."""
     source: Any = SpeciesDataset(split="val") if images is None else images
-    places = np.unique(np.linspace(0, len(source) - 1, _GOLDEN_IMAGES).astype(int))
-    return np.stack([load_on_canvas(source.source(int(i)), model.canvas)[0] for i in places])
+    places = np.unique(np.linspace(0, len(source) - 1, 4 * _GOLDEN_IMAGES).astype(int))
+    order = np.argsort(np.arange(len(places)) % 4, kind="stable")
+
+    def load(index: int, name: str) -> npt.NDArray[np.uint8]:
+        return load_on_canvas(source.source(index), model.canvas, name=name)[0]
+
+    return read_first(source, places[order], _GOLDEN_IMAGES, load)[0]

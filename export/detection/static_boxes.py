@@ -9,7 +9,11 @@ __all__ = ["clip_boxes", "decode_boxes", "pick"]
 
 
 def decode_boxes(
-    deltas: Tensor, anchors: Tensor, weights: tuple[float, ...], largest_log_scale: float
+    deltas: Tensor,
+    anchors: Tensor,
+    weights: tuple[float, ...],
+    largest_log_scale: float,
+    least_log_scale: float | None = None,
 ) -> Tensor:
     """Apply box deltas (Ren et al. 2015, arXiv 1506.01497, eq. 2).
 
@@ -18,14 +22,15 @@ def decode_boxes(
     deltas : array of shape (..., 4): shift of the centre in sides, logarithms of the sides' ratios.
     anchors : array of a shape that broadcasts with it, xyxy.
     weights : what the four deltas were multiplied with in training.
-    largest_log_scale : bound on the logarithms.
+    largest_log_scale, least_log_scale : bounds on the logarithms.
     """
     sides = anchors[..., 2:] - anchors[..., :2]
     centres = anchors[..., :2] + 0.5 * sides
     wx, wy, ww, wh = weights
     dx, dy, dw, dh = deltas.unbind(dim=-1)
     centre = torch.stack([dx / wx, dy / wy], dim=-1) * sides + centres
-    scale = torch.stack([dw / ww, dh / wh], dim=-1).clamp(max=largest_log_scale).exp()
+    scale = torch.stack([dw / ww, dh / wh], dim=-1)
+    scale = scale.clamp(min=least_log_scale, max=largest_log_scale).exp()
     half = 0.5 * scale * sides
     return torch.cat([centre - half, centre + half], dim=-1)
 

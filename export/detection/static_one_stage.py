@@ -75,8 +75,9 @@ class StaticRetinaNet(_StaticOneStage):
 
     def __init__(self, module: RetinaNet, height_px: int, width_px: int) -> None:
         super().__init__(module, height_px, width_px)
-        self.largest_log_scale = module.box_coder.bbox_xform_clip
-        self.weights = module.box_coder.weights
+        coder: Any = module.box_coder
+        self.weights, self.largest_log_scale = coder.weights, coder.bbox_xform_clip
+        self.least_log_scale = getattr(coder, "least_log_scale", None)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes (N, P, 4) in pixels of the canvas and logits (N, P, C).
@@ -89,7 +90,8 @@ class StaticRetinaNet(_StaticOneStage):
         logits, deltas = told["cls_logits"], told["bbox_regression"]
         places = self.best(logits.amax(dim=2))
         anchors = self.anchors_px[places]
-        boxes = decode_boxes(pick(deltas, places), anchors, self.weights, self.largest_log_scale)
+        bounds = self.largest_log_scale, self.least_log_scale
+        boxes = decode_boxes(pick(deltas, places), anchors, self.weights, *bounds)
         return clip_boxes(boxes, *self.size), pick(logits, places)
 
 

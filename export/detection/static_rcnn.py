@@ -4,6 +4,8 @@ torchvision's own code indexes with what it finds (NonZero), proposes a differen
 for each photograph and pools each feature level apart; neither ``torch.export`` nor TensorRT takes
 that. Here each level proposes its best boxes, suppressed ones give way to later ones, what is
 missing is padded with boxes without area, and all boxes are pooled from one table of all levels.
+Networks of detectron2 and mmdetection, which are built like torchvision's, sample a box as finely
+as its size asks for; theirs is pooled by ``RoiAlign`` nodes, one for each level.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ltdeploy.errors import ExportError
+from ltdeploy.models.detectors.detectron2_parts import HalfPixelPool, LogitProposals
 
 from .static_boxes import clip_boxes, decode_boxes, pick
-from .static_roi_align import LevelTable, static_roi_align
+from .static_roi_align import LevelTable, level_by_level, static_roi_align
 from .static_suppression import cluster_nms
 
 __all__ = ["StaticRcnn"]
 
-_SMALLEST_BOX_PX = 1e-3  # torchvision's RegionProposalNetwork.min_size
 _SMALLEST_AREA_PX = 1e-12  # padding has no area, and log2 of it is not finite
 _RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+_NO_SCORE = -2e30  # below every score and logit
 
 
 class StaticRcnn(nn.Module):
@@ -46,16 +49,17 @@ class StaticRcnn(nn.Module):
         super().__init__()
         self.backbone = module.backbone
         self.rpn_head = module.rpn.head
-        self.box_head = module.roi_heads.box_head
-        self.box_predictor = module.roi_heads.box_predictor
         self.size = (height_px, width_px)
-        rpn, roi = module.rpn, module.roi_heads
+        rpn = module.rpn
         self.before_nms, self.after_nms = rpn.pre_nms_top_n(), rpn.post_nms_top_n()
         self.iou, self.least_score = rpn.nms_thresh, rpn.score_thresh
-        self.weights = roi.box_coder.weights
-        self.largest_log_scale = roi.box_coder.bbox_xform_clip
-        self.pool = roi.box_roi_pool
-        if self.pool.sampling_ratio < 1:
+        self.ranks_logits = isinstance(rpn, LogitProposals)
+        self.smallest_box_px = rpn.min_size
+        self.largest_log_scale = rpn.box_coder.bbox_xform_clip
+        self.least_log_scale = getattr(rpn.box_coder, "least_log_scale", None)
+        self.pool = module.roi_heads.box_roi_pool
+        self._take_heads(module.roi_heads)
+        if self.pool.sampling_ratio < 1 and not isinstance(self.pool, HalfPixelPool):
             raise ExportError(
                 f"This R-CNN's pooling has the sampling ratio {self.pool.sampling_ratio}: as many "
                 "samples as a box's size asks for, which no graph of fixed size has. Expected 1 or "
@@ -63,6 +67,11 @@ class StaticRcnn(nn.Module):
             )
         anchors, self.table = self._measure(module)
         self.register_buffer("anchors_px", anchors, persistent=False)
+
+    def _take_heads(self, roi: Any) -> None:
+        """Keep the parts of torchvision's heads that classify proposals and improve their boxes."""
+        self.box_head, self.box_predictor = roi.box_head, roi.box_predictor
+        self.weights = roi.box_coder.weights
 
     def _measure(self, module: Any) -> tuple[Tensor, LevelTable]:
         """Run once to learn the anchors, and the sizes and scales of the levels that are pooled."""
@@ -81,7 +90,7 @@ class StaticRcnn(nn.Module):
         return anchors, LevelTable(sizes, tuple(self.pool.scales))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes (N, P, F, 4) in pixels of the canvas and logits (N, P, F + 1).
+        """Return boxes (N, P, F, 4) or (N, P, 4) in pixels of the canvas and logits (N, P, C).
 
         Parameters
         ----------
@@ -89,16 +98,25 @@ class StaticRcnn(nn.Module):
         """
         features = self.backbone(images)
         proposals = self._propose(list(features.values()))
-        pooled = self._pool(
-            [f for name, f in features.items() if name in self.pool.featmap_names], proposals
-        )
+        levels = [f for name, f in features.items() if name in self.pool.featmap_names]
+        return self._detect(levels, proposals)
+
+    def _detect(self, levels: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes and logits of proposals (N, P, 4)."""
+        pooled = self._pool(levels, proposals)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         count = proposals.shape[1]
         logits = logits.reshape(-1, count, logits.shape[-1])
-        deltas = deltas.reshape(-1, count, logits.shape[-1], 4)[:, :, 1:]
-        most = self.largest_log_scale
-        boxes = decode_boxes(deltas, proposals[:, :, None, :], self.weights, most)
-        return clip_boxes(boxes, *self.size), logits
+        rows = deltas.shape[-1] // 4
+        deltas = deltas.reshape(-1, count, rows, 4)
+        if rows == logits.shape[-1]:
+            deltas = deltas[:, :, 1:]  # torchvision has boxes of the background
+        boxes = self._decode(deltas, proposals[:, :, None, :], self.weights)
+        boxes = clip_boxes(boxes, *self.size)
+        return (boxes[:, :, 0] if rows == 1 else boxes), logits
+
+    def _decode(self, deltas: Tensor, boxes: Tensor, weights: tuple[float, ...]) -> Tensor:
+        return decode_boxes(deltas, boxes, weights, self.largest_log_scale, self.least_log_scale)
 
     def _propose(self, features: list[Tensor]) -> Tensor:
         objectness, deltas = self.rpn_head(features)
@@ -112,20 +130,25 @@ class StaticRcnn(nn.Module):
             anchors = self.anchors_px[start : start + count]
             start += count
             scores, places = scores.topk(min(self.before_nms, count), dim=1)
-            most = self.largest_log_scale
-            boxes = decode_boxes(pick(delta, places), anchors[places], _RPN_WEIGHTS, most)
+            boxes = self._decode(pick(delta, places), anchors[places], _RPN_WEIGHTS)
             boxes = clip_boxes(boxes, *self.size)
-            scores = scores.sigmoid()
+            scores = scores if self.ranks_logits else scores.sigmoid()
             sides = boxes[..., 2:] - boxes[..., :2]
-            usable = (sides.amin(dim=-1) >= _SMALLEST_BOX_PX) & (scores >= self.least_score)
+            usable = (sides.amin(dim=-1) >= self.smallest_box_px) & (scores >= self.least_score)
             keep = cluster_nms(boxes, usable.to(boxes.dtype), self.iou)
-            chosen.append((boxes * keep[..., None], scores * keep + keep - 1))
+            if self.ranks_logits:
+                scores = torch.where(keep > 0, scores, _NO_SCORE)
+            else:
+                scores = scores * keep + keep - 1
+            chosen.append((boxes * keep[..., None], scores))
         boxes = torch.cat([level[0] for level in chosen], dim=1)
         scores = torch.cat([level[1] for level in chosen], dim=1)
         _, best = scores.topk(min(self.after_nms, scores.shape[1]), dim=1)
         return pick(boxes, best)
 
     def _pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        if isinstance(self.pool, HalfPixelPool):
+            return level_by_level(features, boxes, self.pool)
         mapper = self.pool.map_levels
         side = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).clamp(min=_SMALLEST_AREA_PX).sqrt()
         level = torch.floor(mapper.lvl0 + torch.log2(side / mapper.s0) + mapper.eps)

@@ -1,21 +1,31 @@
-"""RoIAlign over several feature levels as one lookup: each box reads its own level only.
+"""RoIAlign over several feature levels with fixed sizes: each box reads its own level only.
 
 ``RoiAlign`` pools one level, so a graph without data-dependent axes would pool every box from every
 level and keep one; and it is a plugin in TensorRT, absent from TensorRT-RTX. Bilinear samples are
 weighted sums of four cells each: here the levels' cells stand in one table, their rows are looked
 up (Gather) and summed (MatMul). The values are torchvision's.
+
+That takes a fixed number of samples. Where a box's size decides how many there are, ``RoiAlign`` it
+is, whose output has a fixed size all the same: every level pools every box, those of other levels
+as one small box that costs next to nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-__all__ = ["LevelTable", "static_roi_align"]
+if TYPE_CHECKING:
+    from ltdeploy.models.detectors.detectron2_parts import HalfPixelPool
+
+__all__ = ["LevelTable", "level_by_level", "static_roi_align"]
+
+_SMALL_BOX_PX = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,31 @@ def static_roi_align(
     bins = output_size[0] * output_size[1]
     pooled = pooled.reshape(n * count, bins, channels).transpose(1, 2)
     return pooled.reshape(-1, channels, *output_size)
+
+
+def level_by_level(features: Sequence[Tensor], boxes: Tensor, pool: HalfPixelPool) -> Tensor:
+    """Pool boxes (N, P, 4) as ``pool`` does, each from one of the feature levels.
+
+    Returns
+    -------
+    array of shape (N·P, C, *output_size); of boxes without area zeros, as no sample is in them.
+    """
+    n, count, _ = boxes.shape
+    number = torch.arange(n, device=boxes.device, dtype=boxes.dtype)
+    number = number[:, None].expand(-1, count).reshape(-1, 1)
+    flat = boxes.reshape(-1, 4)
+    has_area = (flat[:, 2:] - flat[:, :2]).amin(dim=1) > 0
+    level = pool.levels(flat)
+    pooled: Tensor | None = None
+    for at, feature in enumerate(features):
+        # Not a box without area: engines do not agree on the mean of no samples.
+        own = ((level == at) & has_area)[:, None]
+        rois = torch.cat([number, torch.where(own, flat, boxes.new_tensor(_SMALL_BOX_PX))], dim=1)
+        part = pool.pool(at, feature, rois)
+        part = torch.where(own[:, :, None, None], part, torch.zeros_like(part))
+        pooled = part if pooled is None else pooled + part
+    assert pooled is not None
+    return pooled
 
 
 def _axis(

@@ -94,7 +94,7 @@ def to_low_precision(
 
     Parameters
     ----------
-    model : a float32 classifier with inferred shapes and named nodes; it is not changed.
+    model : a float32 graph with inferred shapes and named nodes; it is not changed.
     keep : names of nodes of :func:`ready_for` that stay in float32.
 
     Raises

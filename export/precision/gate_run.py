@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ltdeploy.arrays import FloatArray
 from ltdeploy.classes import ClassTable
-from ltdeploy.datasets import Dataset
+from ltdeploy.datasets import Dataset, align_labels
 from ltdeploy.engines import Engine
 from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from ltdeploy.errors import DataError
@@ -24,11 +24,12 @@ from ltdeploy.verify.assess import Accumulator
 from ltdeploy.verify.result import VerifyResult, name_some
 
 from .damage import tail_images
+from .sampling import CalibrationImages, read_balanced
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GateRun", "OpenGraph", "float32_logits", "on_onnxruntime"]
+__all__ = ["ClassifierTask", "GateRun", "OpenGraph", "float32_logits", "on_onnxruntime"]
 
 OpenGraph = Callable[["onnx.ModelProto"], Engine]
 _RANKING_IMAGES = 256
@@ -128,6 +129,28 @@ class GateRun:
         )
         return compared.result(self.margin, unreadable=len(answers.unreadable))
 
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Fingerprints of its images, shape (N,)."""
+        return self.reference.hashes
+
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Identifier and reason of every image that could not be used."""
+        return self.reference.unreadable
+
+    def facts(self) -> dict[str, Any]:
+        """Return for JSON what its measurements follow from, beside the images."""
+        return {
+            "counts": self.classes.counts,
+            "groups": self.classes.groups,
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+
+    def truth(self) -> bytes:
+        """Return the labels of the images as bytes."""
+        return self.reference.labels.tobytes()
+
     @cached_property
     def tail(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Up to 256 prepared images of the rarest classes, and their labels."""
@@ -153,3 +176,35 @@ class GateRun:
             )
         finally:
             engine.close()
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierTask:
+    """How labelled images are read and a classifier's graphs judged.
+
+    Parameters
+    ----------
+    preprocessing : of the bundle.
+    """
+
+    classes: ClassTable
+    preprocessing: Preprocessing
+
+    def balanced(self, dataset: Dataset, budget: int) -> CalibrationImages:
+        """Read at most ``budget`` images, as many of each class as there are."""
+        labels = align_labels(dataset, self.classes)
+        return read_balanced(dataset, labels, self.preprocessing, budget)
+
+    def gate(
+        self,
+        whole: onnx.ModelProto,
+        dataset: Dataset,
+        margin: float,
+        open_graph: OpenGraph,
+        track: Tracker,
+    ) -> GateRun:
+        """Return the gate on labelled images, with what the float32 graph answers."""
+        labels = align_labels(dataset, self.classes)
+        how = self.classes, self.preprocessing
+        reference = float32_logits(whole, dataset, labels, *how, track)
+        return GateRun(dataset, labels, *how, reference, open_graph, margin, track)

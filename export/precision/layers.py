@@ -1,7 +1,8 @@
 """The layers of a graph: which multiply by weights, how much, where the network begins and ends.
 
 * **stem**: the weighted layers that the images reach first.
-* **head**: the weighted layers behind which no other comes.
+* **head**: the weighted layers that give logits, and in detectors scores, boxes and positions
+  (:mod:`.places`).
 * **body**: the weighted layers between; these are what precision is about.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltdeploy.errors import ExportError
 
+from .places import Places, find_places
 from .work import multiply_adds
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class GraphLayers:
 
     Parameters
     ----------
-    model : a classifier's graph whose shapes were inferred and whose nodes have names.
+    model : a graph whose shapes were inferred and whose nodes have names.
 
     Raises
     ------
@@ -113,30 +115,56 @@ class GraphLayers:
     @cached_property
     def stem(self) -> frozenset[str]:
         """Names of the weighted layers that the images reach without passing another."""
-        return frozenset(self._walk(self._entries, self._behind, stop=True)[0])
+        return frozenset(self._walk(self._entries, self._behind)[0])
 
     @cached_property
+    def _places(self) -> Places:
+        return find_places(self)
+
+    @property
     def head(self) -> frozenset[str]:
-        """Names of the weighted layers that the logits come from without passing another."""
-        exits = [value.name for value in self.model.graph.output]
-        return frozenset(self._walk(exits, self._before, stop=True)[0])
+        """Names of the weighted layers that logits, and boxes and positions, come from."""
+        return self._places.head
+
+    @property
+    def body(self) -> tuple[Layer, ...]:
+        """The weighted layers between stem and head, in the graph's order.
+
+        A layer whose weights stem or head use too is not among them.
+        """
+        ends = self.stem | self.behind_head()
+        weighted = [layer.name for layer in self.weighted if layer.name in ends]
+        fixed = {self._weight_name(name) for name in weighted}
+        return tuple(layer for layer in self.weighted if self._weight_name(layer.name) not in fixed)
+
+    def sharing(self, name: str) -> tuple[str, ...]:
+        """Return the names of the weighted layers that have a layer's weights, itself among them.
+
+        A head that looks at every level of a pyramid is several nodes and one layer: a quantiser
+        replaces the weights of all, so that they are restored together.
+        """
+        return self._sharing[self._weight_name(name)]
 
     @cached_property
-    def body(self) -> tuple[Layer, ...]:
-        """The weighted layers between stem and head, in the graph's order."""
-        ends = self.stem | self.head
-        return tuple(layer for layer in self.weighted if layer.name not in ends)
+    def _sharing(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for layer in self.weighted:
+            weight = self._weight_name(layer.name)
+            found[weight] = (*found.get(weight, ()), layer.name)
+        return found
+
+    def _weight_name(self, name: str) -> str:
+        weight: str = self.nodes[name].input[1]
+        return weight
 
     def before_stem(self) -> frozenset[str]:
         """Names of the nodes that prepare the images: normalisation."""
         feeding = [n for layer in self.stem for n in self.nodes[layer].input]
-        return frozenset(self._walk(feeding, self._before, stop=True)[1])
+        return frozenset(self._walk(feeding, self._before)[1])
 
     def behind_head(self) -> frozenset[str]:
-        """Names of the head and of everything that works on what it gives."""
-        given = [n for layer in self.head for n in self.nodes[layer].output]
-        weighted, passed = self._walk(given, self._behind, stop=False)
-        return self.head | weighted | passed
+        """Names of the head and of everything whose numbers are scores, boxes or positions."""
+        return self._places.head | self._places.exact
 
     def low_share(self, layers: Collection[str]) -> float:
         """Return the share of the multiply-adds that these layers are."""
@@ -151,8 +179,8 @@ class GraphLayers:
         for node in self.consumers.get(name, ()):
             yield node, node.output
 
-    def _walk(self, start: Iterable[str], step: _Step, *, stop: bool) -> tuple[set[str], set[str]]:
-        """Return the weighted nodes met and the others passed, on float tensors from ``start`` on.
+    def _walk(self, start: Iterable[str], step: _Step) -> tuple[set[str], set[str]]:
+        """Return the weighted nodes met first and the others passed, on float tensors.
 
         Shapes are computed on tensors of integers, and would connect everything with everything.
         """
@@ -164,10 +192,8 @@ class GraphLayers:
             for node, names in step(waiting.pop()):
                 if self.weight_of(node) is not None:
                     weighted.add(node.name)
-                    if stop:
-                        continue
-                else:
-                    passed.add(node.name)
+                    continue
+                passed.add(node.name)
                 fresh = {name for name in names if self.is_float(name) or name in self._entries}
                 waiting.extend(fresh - seen)
                 seen |= fresh

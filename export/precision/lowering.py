@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,69 +15,47 @@ import numpy.typing as npt
 from ltdeploy import __version__
 from ltdeploy._optional import installed_version
 from ltdeploy.classes import ClassTable
-from ltdeploy.datasets import Dataset, align_labels
-from ltdeploy.errors import UsageError
+from ltdeploy.datasets import Dataset
+from ltdeploy.datasets.boxes import BoxDataset
 from ltdeploy.inference import fingerprints
 from ltdeploy.manifest import CalibrationEntry, GateEntry, LoweringEntry, Precision
 from ltdeploy.preprocessing import Preprocessing
 from ltdeploy.progress import Tracker, silent
-from ltdeploy.verify.gate import check_margin
 
-from .gate_run import GateRun, OpenGraph, float32_logits
+from .gate_run import ClassifierTask, OpenGraph
 from .non_finite import require_finite
 from .open_graph import computes
 from .ranges import LargeTensor, largest_values, out_of_range
 from .recipe import Recipe, cast_recipe, int8_recipe
-from .sampling import read_balanced
-from .search import Found, Journal, search
+from .request import Data, PrecisionRequest, Request
+from .sampling import CalibrationImages
+from .search import Found, Gate, Journal, search
 from .trade import TradeRow, measure_trade
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Lowered", "PrecisionRequest", "lower"]
+__all__ = ["Lowered", "Task", "lower", "lower_for"]
 
 
-@dataclass(frozen=True, eq=False)
-class PrecisionRequest:
-    """What precision is wanted, and what it may be chosen on.
+_Given = TypeVar("_Given", Dataset, BoxDataset, contravariant=True)
 
-    Parameters
-    ----------
-    precision : of all layers but the head, and for int8 but the first.
-    calibration : training images; int8 takes its ranges from them, fp16 checks its range on them,
-        or without them on images of ``gate``.
-    calibration_images : how many of them, as many of each class as there are.
-    gate : labelled images that the gate runs on; None applies the recipe ungated.
-    engine : what the graph is run on while it is chosen.
-    margin : points of class-averaged accuracy that a group may lose.
-    search_seconds : after these no new measurement is begun.
-    journals : folder for what a search has measured, so that it can go on; None keeps nothing.
-    """
 
-    precision: Precision = "fp32"
-    calibration: Dataset | None = None
-    calibration_images: int = 512
-    gate: Dataset | None = None
-    engine: str = "auto"
-    margin: float = 1.0
-    search_seconds: float = 600.0
-    journals: Path | None = None
+class Task(Protocol[_Given]):
+    """How images are read and graphs judged: for classes, or for boxes."""
 
-    def __post_init__(self) -> None:
-        check_margin(self.margin)
-        if not (math.isfinite(self.search_seconds) and self.search_seconds >= 0):
-            raise UsageError(f"--search-seconds is {self.search_seconds}; expected 0 or more.")
-        if self.calibration_images < 1:
-            raise UsageError(
-                f"--calibration-images is {self.calibration_images}; expected 1 or more."
-            )
-        if self.precision == "int8" and self.calibration is None:
-            raise UsageError(
-                "--precision int8 takes the range of every layer from training images, and none "
-                "were given; add --calibration DATA (the training set: a few images of every class "
-                "are taken)."
-            )
+    def balanced(self, dataset: _Given, budget: int) -> CalibrationImages:
+        """Read at most ``budget`` images, as many of each class as there are."""
+
+    def gate(
+        self,
+        whole: onnx.ModelProto,
+        dataset: _Given,
+        margin: float,
+        open_graph: OpenGraph,
+        track: Tracker,
+    ) -> Gate:
+        """Return the gate on labelled images, with what the float32 graph makes of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +121,37 @@ def lower(
     *,
     track: Tracker = silent,
 ) -> Lowered:
+    """Bring a classifier's cleaned-up float32 graph to another precision.
+
+    Parameters
+    ----------
+    preprocessing : of the bundle; the gate's float32 side decodes in the same way, so that what
+        scaled decoding costs (:mod:`.scaling`) is not taken for what precision costs.
+    model, open_graph, samples : as for :func:`lower_for`.
+
+    Raises
+    ------
+    ExportError, DataError, EngineError
+        As :func:`lower_for`.
+    """
+    task = ClassifierTask(classes, preprocessing)
+    return lower_for(task, model, request, open_graph, samples, track=track)
+
+
+def lower_for(
+    task: Task[Data],
+    model: onnx.ModelProto,
+    request: Request[Data],
+    open_graph: OpenGraph,
+    samples: npt.NDArray[np.uint8],
+    *,
+    track: Tracker = silent,
+) -> Lowered:
     """Bring a cleaned-up float32 graph to another precision.
 
     Parameters
     ----------
     model : the fix inside, shapes inferred, nodes named.
-    preprocessing : of the bundle; the gate's float32 side decodes in the same way, so that what
-        scaled decoding costs (:mod:`.scaling`) is not taken for what precision costs.
     open_graph : loads a graph of that precision into the engine that is to run it.
     samples : array of shape (K, H, W, 3), uint8: images at hand where no others are given.
 
@@ -160,16 +162,10 @@ def lower(
         layers passes the gate in time.
     DataError, EngineError
     """
-    source = _calibration_source(request)
-    calibration = (
-        None
-        if source is None
-        else read_balanced(
-            source, align_labels(source, classes), preprocessing, request.calibration_images
-        )
-    )
+    source = request.source
+    calibration = None if source is None else task.balanced(source, request.calibration_images)
     images = samples if calibration is None else calibration.images
-    recipe = _recipe(model, request, images)
+    recipe = _recipe(model, request.precision, images)
     engine = _name_of(open_graph, recipe.make(()))
     unreadable = list(calibration.unreadable) if calibration is not None else []
     found: Found | None = None
@@ -181,29 +177,22 @@ def lower(
         lowered = recipe.make(())
         require_finite(lowered, open_graph, samples)
     else:
-        gate = _gate(
-            recipe.whole,
-            request.gate,
-            request.margin,
-            classes,
-            preprocessing,
-            open_graph,
-            track,
-        )
+        gate = task.gate(recipe.whole, request.gate, request.margin, open_graph, track)
         require_finite(recipe.make(()), open_graph, gate.tail[0])
+        path = _journal_path(request, recipe.whole, images, gate, engine)
         found = search(
             recipe.make,
             recipe.whole,
             recipe.layers,
             gate,
-            journal=Journal(_journal_path(request, recipe.whole, images, gate, engine)),
+            journal=Journal(path),
             seconds=request.search_seconds,
             track=track,
         )
         lowered = recipe.make(frozenset(found.chosen.restored))
         trade = measure_trade(found, recipe, open_graph, gate.tail[0])
-        seen = gate.reference.hashes
-        unreadable += gate.reference.unreadable
+        seen = gate.hashes
+        unreadable += gate.unreadable
         gated = GateEntry(
             name=request.gate.name,
             images=len(seen),
@@ -218,9 +207,7 @@ def lower(
         calibration=None
         if calibration is None or source is None
         else CalibrationEntry(
-            name=source.name,
-            images=len(calibration.images),
-            classes=len(np.unique(align_labels(source, classes)[calibration.indices])),
+            name=source.name, images=len(calibration.images), classes=calibration.classes
         ),
         gate=gated,
     )
@@ -242,24 +229,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _calibration_source(request: PrecisionRequest) -> Dataset | None:
-    """Return the data that ranges are measured on; None where there are none to measure, or none.
-
-    The gate's images serve fp16 too: that a number is too large shows on any photograph.
-    """
-    if request.precision == "bf16":  # it has float32's range
-        return None
-    if request.precision == "fp16" and request.calibration is None:
-        return request.gate
-    return request.calibration
-
-
-def _recipe(
-    model: onnx.ModelProto, request: PrecisionRequest, images: npt.NDArray[np.uint8]
-) -> Recipe:
-    if request.precision == "int8":
+def _recipe(model: onnx.ModelProto, precision: Precision, images: npt.NDArray[np.uint8]) -> Recipe:
+    if precision == "int8":
         return int8_recipe(model, images)
-    if request.precision == "fp16":
+    if precision == "fp16":
         return cast_recipe(model, "fp16", *out_of_range(model, largest_values(model, images)))
     return cast_recipe(model, "bf16")
 
@@ -270,25 +243,11 @@ def _name_of(open_graph: OpenGraph, model: onnx.ModelProto) -> str:
     return engine.name
 
 
-def _gate(
-    whole: onnx.ModelProto,
-    dataset: Dataset,
-    margin: float,
-    classes: ClassTable,
-    preprocessing: Preprocessing,
-    open_graph: OpenGraph,
-    track: Tracker,
-) -> GateRun:
-    labels = align_labels(dataset, classes)
-    reference = float32_logits(whole, dataset, labels, classes, preprocessing, track)
-    return GateRun(dataset, labels, classes, preprocessing, reference, open_graph, margin, track)
-
-
 def _journal_path(
-    request: PrecisionRequest,
+    request: Request[Data],
     model: onnx.ModelProto,
     images: npt.NDArray[np.uint8],
-    gate: GateRun,
+    gate: Gate,
     engine: str,
 ) -> Path | None:
     """Return a file named after everything that the search's measurements follow from."""
@@ -302,16 +261,14 @@ def _journal_path(
             __version__,
             *(installed_version(name) for name in ("onnx", "onnxruntime", "openvino", "PIL")),
         ],
-        "counts": gate.classes.counts,
-        "groups": gate.classes.groups,
-        "preprocessing": gate.preprocessing.to_dict(),
+        "gate": gate.facts(),
     }
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=20)
     for content in (
         model.SerializeToString(deterministic=True),
         images.tobytes(),
-        gate.reference.hashes.tobytes(),
-        gate.reference.labels.tobytes(),
+        gate.hashes.tobytes(),
+        gate.truth(),
     ):
         digest.update(hashlib.blake2b(content).digest())
     return request.journals / f"precision-{digest.hexdigest()}.json"

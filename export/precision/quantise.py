@@ -24,6 +24,8 @@ from ltdeploy.engines.onnxruntime_engine import import_onnxruntime
 from ltdeploy.errors import ExportError
 
 from .layers import GraphLayers
+from .lookups import read_unrounded
+from .work import images_at_once
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +55,7 @@ def measure_ranges(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> Ran
 
     Parameters
     ----------
-    model : a float32 classifier with inferred shapes and named nodes.
+    model : a float32 graph with inferred shapes and named nodes.
     images : array of shape (N, H, W, 3), uint8.
 
     Raises
@@ -63,7 +65,7 @@ def measure_ranges(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> Ran
     """
     with tempfile.TemporaryDirectory(prefix="ltdeploy-int8-") as folder:
         cache = Path(folder) / "ranges.json"
-        reader = _reader(model.graph.input[0].name, images)
+        reader = _reader(model.graph.input[0].name, images, images_at_once(model, _BATCH))
         _quantize(model, Path(folder) / "all.onnx", cache, reader, keep=())
         return Ranges(cache.read_bytes(), len(images))
 
@@ -88,6 +90,7 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, keep: Collection[str] = ())
         cache.write_bytes(ranges.content)
         _quantize(model, out, cache, None, keep)
         made: onnx.ModelProto = onnx.load(out)
+    read_unrounded(made)
     return made
 
 
@@ -143,13 +146,13 @@ def _quantize(
         root.setLevel(level)
 
 
-def _reader(name: str, images: npt.NDArray[np.uint8]) -> Any:
+def _reader(name: str, images: npt.NDArray[np.uint8], size: int) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # its base is untyped
         def __init__(self) -> None:
             self.batches: Iterator[dict[str, npt.NDArray[np.uint8]]] = (
-                {name: images[start : start + _BATCH]} for start in range(0, len(images), _BATCH)
+                {name: images[start : start + size]} for start in range(0, len(images), size)
             )
 
         def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:

@@ -13,6 +13,7 @@ from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 
 from .cast import low_precision_nodes
 from .layers import GraphLayers
+from .work import images_at_once
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,8 @@ __all__ = ["FLOAT16_LIMIT", "LargeTensor", "largest_values", "out_of_range"]
 FLOAT16_MAX = 65504.0
 # Images that nobody measured may be larger than those that were.
 FLOAT16_LIMIT = FLOAT16_MAX / 4
+_BATCH = 8
+_BATCH_PIXELS = _BATCH * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,14 @@ class LargeTensor:
     largest: float
 
 
-def largest_values(
-    model: onnx.ModelProto, images: npt.NDArray[np.uint8], *, batch_size: int = 8
-) -> dict[str, float]:
+def largest_values(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> dict[str, float]:
     """Return the greatest magnitude of every float tensor between normalisation and head.
 
     Weights are among them.
 
     Parameters
     ----------
-    model : a float32 classifier with inferred shapes and named nodes.
+    model : a float32 graph with inferred shapes and named nodes.
     images : array of shape (N, H, W, 3), uint8; tail-stratified, see :mod:`.sampling`.
     """
     from onnx import numpy_helper
@@ -68,8 +69,11 @@ def largest_values(
     engine = OnnxRuntimeEngine(watched.SerializeToString())
     try:
         entry = engine.inputs[0].name
-        for start in range(0, len(images), batch_size):
-            results = engine.run({entry: images[start : start + batch_size]})
+        pixels = images.shape[1] * images.shape[2]
+        most = max(1, min(_BATCH, _BATCH_PIXELS // pixels))  # every tensor is held at once
+        size = images_at_once(model, most)
+        for start in range(0, len(images), size):
+            results = engine.run({entry: images[start : start + size]})
             for name, values in results.items():
                 largest = float(np.abs(values).max(initial=0.0))
                 found[name] = max(found.get(name, 0.0), largest)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from .ranges import LargeTensor
 if TYPE_CHECKING:
     import onnx
 
+_Make: TypeAlias = "Callable[[Collection[str]], onnx.ModelProto]"
+
 __all__ = ["Recipe", "cast_recipe", "int8_recipe"]
 
 _PER_CHANNEL_OPSET = 13  # the first whose DequantizeLinear has a scale per channel
@@ -31,20 +34,27 @@ class Recipe:
     Attributes
     ----------
     whole : the float32 graph.
-    layers : those that are lowered, in the graph's order.
-    make : makes the graph from the layers to restore.
+    parts : the weighted layers that are lowered, by the name of the first of those that share
+        their weights, in the graph's order; they are restored together.
+    make : makes the graph from the layers to restore; not to be changed, the last two are kept.
     large : tensors for which some are float32 whatever is restored; ``always`` names those layers.
     """
 
     whole: onnx.ModelProto
-    layers: tuple[str, ...]
-    make: Callable[[Collection[str]], onnx.ModelProto]
+    parts: Mapping[str, tuple[str, ...]]
+    make: _Make
     large: tuple[LargeTensor, ...] = ()
     always: frozenset[str] = frozenset()
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What may be restored, in the graph's order."""
+        return tuple(self.parts)
+
     def low_share(self, restored: Collection[str]) -> float:
         """Return the share of the multiply-adds that are in low precision."""
-        low = [n for n in self.layers if n not in restored and n not in self.always]
+        back = {name for first in restored for name in self.parts[first]} | self.always
+        low = [name for parts in self.parts.values() for name in parts if name not in back]
         return GraphLayers(self.whole).low_share(low)
 
 
@@ -57,10 +67,15 @@ def int8_recipe(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> Recipe
         If there are none.
     """
     whole = at_least_opset(model, _PER_CHANNEL_OPSET)
-    layers = tuple(layer.name for layer in GraphLayers(whole).body)
-    _require_some(layers)
+    layers = GraphLayers(whole)
+    parts = {layers.sharing(layer.name)[0]: layers.sharing(layer.name) for layer in layers.body}
+    _require_some(parts)
     ranges = measure_ranges(whole, images)
-    return Recipe(whole, layers, lambda keep: quantise(whole, ranges, keep))
+
+    def make(keep: Collection[str]) -> onnx.ModelProto:
+        return quantise(whole, ranges, {name for first in keep for name in parts[first]})
+
+    return Recipe(whole, parts, _kept(make))
 
 
 def cast_recipe(
@@ -82,15 +97,25 @@ def cast_recipe(
         If there is nothing to cast.
     """
     whole = ready_for(model, precision)
-    parts = segments(GraphLayers(whole))
-    layers = tuple(parts)
-    _require_some(layers)
+    layers = GraphLayers(whole)
+    behind = segments(layers)
+    _require_some(behind)
+    parts: dict[str, tuple[str, ...]] = {}
+    for name in behind:
+        first = next(one for one in layers.sharing(name) if one in behind)
+        parts[first] = (*parts.get(first, ()), name)
 
     def make(keep: Collection[str]) -> onnx.ModelProto:
-        restored = {node for name in keep for node in parts[name]}
+        restored = {node for first in keep for name in parts[first] for node in behind[name]}
         return to_low_precision(whole, precision, restored.union(too_large))
 
-    return Recipe(whole, layers, make, large, frozenset(too_large).intersection(layers))
+    return Recipe(whole, parts, _kept(make), large, frozenset(too_large).intersection(behind))
+
+
+def _kept(make: _Make) -> _Make:
+    """Return the same with the last two graphs kept: a search asks for the first one again."""
+    known = lru_cache(maxsize=2)(make)
+    return lambda keep: known(frozenset(keep))
 
 
 def _require_some(layers: Collection[str]) -> None:

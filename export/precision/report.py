@@ -12,6 +12,7 @@ from ltdeploy.webpage.sections import NO_SCRIPT, facts, provenance
 
 from . import report_tables as tables
 from .report_tables import VERDICTS, interval, megabytes, tail_of
+from .report_words import words_of
 
 __all__ = ["render_precision_report"]
 
@@ -69,13 +70,13 @@ def _banner(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) -> 
         for name in (*result["groups"], "overall")
         if (figures := chosen["groups"].get(name)) and figures["difference"] is not None
     ]
-    images = lowering["gate"]["images"]
+    words, images = words_of(result), whole(lowering["gate"]["images"])
     items = [
         *changes,
         (f"of the multiply-adds in {precision}", f"{number(100 * chosen['low_share'], 1)} %"),
         ("as fast as float32", f"{number(chosen['speed'], 2)} ×"),
         (_size_of(lowering.get("float32_bytes")), f"{megabytes(chosen['size_bytes'])} MB"),
-        ("images flipped", f"{whole(chosen['flips'])} of {whole(images)}"),
+        (words.flips, f"{whole(chosen['flips'])} {words.flips_of.format(images)}"),
     ]
     long = ' class="long"' if len(told) > _LONG_SENTENCE else ""
     listed = "".join(f"<li>{mark('warned', 'Note')}<span>{sentence(n)}</span></li>" for n in notes)
@@ -160,7 +161,7 @@ def _picture(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) ->
         "</option>"
         for name in names
     )
-    several = len(result["lowering"]["trials"]) > 1
+    words, several = words_of(result), len(result["lowering"]["trials"]) > 1
     shapes = {"pass": ("good", 0), "inconclusive": ("wait", 2), "fail": ("bad", 1)}
     present = {trial["verdict"] for trial in result["lowering"]["trials"]}
     legend = "".join(
@@ -171,10 +172,11 @@ def _picture(result: Mapping[str, Any], chosen: Mapping[str, Any], tail: str) ->
     )
     numbers = " The figure at a mark is how many layers it has in float32." if several else ""
     return f"""<section aria-labelledby="picture-head">
-<h2 id="picture-head">Speed against accuracy</h2>
-<p class="lead">Further right is faster, further down loses accuracy; the bar is the 95 % interval,
-and the shaded zone is more loss than the margin allows.{numbers}</p>{NO_SCRIPT}
-<p class="choice"><label>Accuracy of <select id="picture-group">{options}</select></label></p>
+<h2 id="picture-head">Speed against {words.short}</h2>
+<p class="lead">Further right is faster, further down loses {words.short}; the bar is the 95 %
+interval, and the shaded zone is more loss than the margin allows.{numbers}</p>{NO_SCRIPT}
+<p class="choice"><label>{words.short.capitalize()} of
+<select id="picture-group">{options}</select></label></p>
 <ul class="legend"><li><span class="ring"></span>float32 graph</li>{legend}
 <li><span class="stroke dashed" style="border-color: var(--bad)"></span>margin</li></ul>
 <div class="chart"><canvas id="picture" role="img" aria-label="Speed against the difference of
@@ -192,8 +194,8 @@ def _provenance(result: Mapping[str, Any]) -> dict[str, str]:
         "Gate images": f"{whole(gate['images'])} of {gate['name']}; figures for a report should "
         "come from others, for these took part in the choice",
         "Gate": f"no group may lose {margin} {'point' if margin == '1' else 'points'} of "
-        "class-averaged accuracy against the float32 graph on ONNX Runtime's CPU engine, by the "
-        "lower end of its 95 % interval",
+        f"{words_of(result).measure} against the float32 graph on ONNX Runtime's CPU engine, by "
+        "the lower end of its 95 % interval",
     }
     if calibration is not None:
         told["Calibration images"] = (

@@ -10,6 +10,8 @@ from ltdeploy.verify.gate import covers_half
 from ltdeploy.webpage.pieces import IntervalScale, mark, number, signed, small, tint, whole
 from ltdeploy.webpage.sections import terms
 
+from .report_words import words_of
+
 __all__ = [
     "VERDICTS",
     "damage",
@@ -27,19 +29,11 @@ _LAYERS_SHOWN, _BELOW_THE_CUT = 30, 5
 _NARROW = ' style="min-width: 0; white-space: nowrap"'
 _LONGEST_NAME, _LONGEST_BAR_PERCENT = 44, 60
 
-_GROUP_TERMS = [
-    (
-        "Difference and interval",
-        "What the graph in low precision gets right more or less often than the float32 one, in "
-        "points on the same images; of intervals made this way, 95 in 100 hold the true "
-        "difference.",
-    ),
-    (
-        "Margin",
-        "The loss that is accepted: a group passes when its whole interval stays right of the "
-        "dashed line, out of the shaded zone.",
-    ),
-]
+_MARGIN = (
+    "Margin",
+    "The loss that is accepted: a group passes when its whole interval stays right of the dashed "
+    "line, out of the shaded zone.",
+)
 _TRIAL_TERMS = [
     (
         "In float32",
@@ -52,7 +46,6 @@ _TRIAL_TERMS = [
         "How many images it answers while the float32 graph answers one, on the machine of the "
         "export.",
     ),
-    ("Flips", "Images to which it gives another answer than the float32 graph."),
     ("Multiply-adds", "The share of the arithmetic that is done in low precision."),
 ]
 
@@ -109,7 +102,7 @@ def uncovered(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def groups(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     """Return what the chosen graph costs each group, its intervals drawn against the margin."""
-    margin = result["lowering"]["gate"]["margin"]
+    margin, words = result["lowering"]["gate"]["margin"], words_of(result)
     names = list(result["groups"])
     ends = [
         figures[end]
@@ -126,21 +119,20 @@ def groups(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
         for name in ("overall", *names)
     )
     return f"""<section aria-labelledby="groups"><h2 id="groups">What each group pays</h2>
-<p class="lead">Accuracy of the chosen graph in per cent, averaged over the classes of a group, so
-that every class counts the same however many images it has.</p>
+<p class="lead">{words.groups}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Table of groups"><table class="plain">
 <thead><tr><th scope="col">Group</th><th scope="col">Verdict</th>
 <th scope="col" class="num">float32</th>
 <th scope="col" class="num">{escape(result["precision"])}</th>
 <th scope="col" class="num">Difference<span>95 % interval</span></th>
 <th scope="col">{scale.axis()}</th></tr></thead><tbody>{rows}</tbody></table></div>
-{terms(_GROUP_TERMS)}</section>"""
+{terms([("Difference and interval", words.difference), _MARGIN])}</section>"""
 
 
 def trials(result: Mapping[str, Any]) -> str:
     """Return the table of every division of the layers that was tried."""
     names = [*reversed(result["groups"]), "overall"]  # a phone shows the first columns alone
-    made = result["lowering"]["trials"]
+    made, words = result["lowering"]["trials"], words_of(result)
     heads = "".join(
         f'<th scope="col" class="num" data-sort="high">{escape(name)}<span>difference</span></th>'
         for name in names
@@ -155,7 +147,7 @@ def trials(result: Mapping[str, Any]) -> str:
         "or cannot decide on while no group loses more than half the margin or one standard error."
     )
     return f"""<section aria-labelledby="trials"><h2 id="trials">Every division that was tried</h2>
-<p class="lead">{lead} Differences are in points of class-averaged accuracy against float32; the
+<p class="lead">{lead} Differences are in points of {words.measure} against float32; the
 sign before each is the group's own verdict.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Table of trials">
 <table class="plain methods pinned sortable"><thead><tr>
@@ -166,7 +158,8 @@ sign before each is the group's own verdict.</p>
 <th scope="col" class="num" data-sort="low">Size<span>MB</span></th>
 <th scope="col" class="num" data-sort="high">In {escape(result["precision"])}<span>multiply-adds
 </span></th></tr></thead>
-<tbody>{rows}</tbody></table></div>{terms(_TRIAL_TERMS)}</section>"""
+<tbody>{rows}</tbody></table></div>
+{terms([*_TRIAL_TERMS, ("Flips", words.flips_told)])}</section>"""
 
 
 def damage(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
@@ -187,9 +180,7 @@ def damage(result: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
         )
     return f"""<section aria-labelledby="damage"><h2 id="damage">Which layers hurt the tail</h2>
 <p class="lead">A layer's damage is what it alone in {escape(result["precision"])}, all others in
-float32, takes from the margins of the rarest classes' images: the logit of the true class less the
-best of the others, averaged over the images, losses alone. Layers by damage; those restored are
-marked.</p>
+float32, {words_of(result).damage} Layers by damage; those restored are marked.</p>
 <ul class="legend"><li><span class="swatch" style="--tint: var(--accent)"></span>restored to
 float32</li><li><span class="swatch" style="--tint: var(--before)"></span>in
 {escape(result["precision"])}</li></ul>

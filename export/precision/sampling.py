@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ltdeploy.datasets import Dataset
+from ltdeploy.datasets.boxes import BoxDataset
 from ltdeploy.errors import DataError, ImageError
 from ltdeploy.images import load_prepared
 from ltdeploy.preprocessing import Preprocessing
 
-__all__ = ["CalibrationImages", "class_balanced", "read_balanced"]
+__all__ = ["CalibrationImages", "class_balanced", "read_balanced", "read_first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +26,13 @@ class CalibrationImages:
     images : array of shape (K, H, W, 3), uint8.
     indices : array of shape (K,): their places in the data set.
     unreadable : identifier and reason of those that could not be used; others took their place.
+    classes : how many they show.
     """
 
     images: npt.NDArray[np.uint8]
     indices: npt.NDArray[np.int64]
     unreadable: tuple[tuple[str, str], ...]
+    classes: int
 
 
 def class_balanced(
@@ -68,22 +72,52 @@ def read_balanced(
     DataError
         If no image is readable.
     """
+    order = class_balanced(labels)
+
+    def load(index: int, name: str) -> npt.NDArray[np.uint8]:
+        return load_prepared(dataset.source(index), preprocessing, name=name)
+
+    images, places, unreadable = read_first(dataset, order, budget, load)
+    return CalibrationImages(images, places, unreadable, len(np.unique(labels[places])))
+
+
+def read_first(
+    dataset: Dataset | BoxDataset,
+    order: npt.NDArray[np.int64],
+    budget: int,
+    load: Callable[[int, str], npt.NDArray[np.uint8]],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """Read the first images of an order that are readable.
+
+    Parameters
+    ----------
+    load : reads the image at an index, given what errors call it.
+
+    Returns
+    -------
+    the images, array of shape (K, H, W, 3), their places, and identifier and reason of the others.
+
+    Raises
+    ------
+    DataError
+        If no image is readable.
+    """
     ready: list[npt.NDArray[np.uint8]] = []
     places: list[int] = []
     unreadable: list[tuple[str, str]] = []
-    for index in class_balanced(labels).tolist():
+    for index in order.tolist():
         if len(ready) == budget:
             break
         name = dataset.identifier(index)
         try:
-            ready.append(load_prepared(dataset.source(index), preprocessing, name=name))
+            ready.append(load(index, name))
         except ImageError as error:
             unreadable.append((name, str(error)))
         else:
             places.append(index)
     if not ready:
         raise DataError(
-            f"None of the {len(labels)} images of {dataset.name} is readable; the first is "
+            f"None of the {len(order)} images of {dataset.name} is readable; the first is "
             f"{unreadable[0][0]}: {unreadable[0][1]}"
         )
-    return CalibrationImages(np.stack(ready), np.array(places), tuple(unreadable))
+    return np.stack(ready), np.array(places), tuple(unreadable)

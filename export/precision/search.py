@@ -16,11 +16,15 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from ltdeploy.arrays import FloatArray
 from ltdeploy.errors import ExportError
 from ltdeploy.files import write_whole
 from ltdeploy.progress import Tracker, silent
@@ -28,12 +32,11 @@ from ltdeploy.verify.gate import Verdict
 from ltdeploy.verify.result import VerifyResult
 
 from .damage import damage_of
-from .gate_run import GateRun
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Found", "GroupTrade", "Journal", "Trial", "search", "trial_of"]
+__all__ = ["Found", "Gate", "GroupTrade", "Journal", "Judged", "Trial", "search", "trial_of"]
 
 _SCHEMA = 2
 
@@ -53,6 +56,54 @@ class GroupTrade:
     verdict: str | None
     classes: int
     classes_without_images: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a gate said of one graph, by group.
+
+    Parameters
+    ----------
+    verdict : of all groups together.
+    flips : answers that differ from the float32 model's.
+    """
+
+    verdict: Verdict
+    flips: int
+    overall: GroupTrade
+    groups: Mapping[str, GroupTrade]
+
+
+class Gate(Protocol):
+    """Images that precision is chosen on, with what the float32 model makes of them."""
+
+    @property
+    def margin(self) -> float:
+        """Points that a group may lose."""
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Fingerprints of its images, shape (N,)."""
+
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Identifier and reason of every image that could not be used."""
+
+    @property
+    def tail(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Images of the rarest classes, (M, H, W, 3), and a label per row of the tail's logits."""
+
+    def judge(self, model: onnx.ModelProto, label: str) -> VerifyResult | Judged:
+        """Run a graph on all images."""
+
+    def tail_logits(self, model: onnx.ModelProto) -> FloatArray:
+        """Return a graph's logits for the tail, (K, C); they need not be finite."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return for JSON what its measurements follow from, beside the images."""
+
+    def truth(self) -> bytes:
+        """Return what is known of the images, as bytes."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +210,7 @@ def search(
     make: Callable[[Collection[str]], onnx.ModelProto],
     whole: onnx.ModelProto,
     layers: Sequence[str],
-    gate: GateRun,
+    gate: Gate,
     *,
     journal: Journal,
     seconds: float,
@@ -251,7 +302,7 @@ def _ranking(
     make: Callable[[Collection[str]], onnx.ModelProto],
     whole: onnx.ModelProto,
     layers: Sequence[str],
-    gate: GateRun,
+    gate: Gate,
     journal: Journal,
     deadline: float,
     seconds: float,
@@ -271,7 +322,7 @@ def _ranking(
     return sorted(layers, key=lambda name: -journal.damage[name])
 
 
-def trial_of(result: VerifyResult, restored: tuple[str, ...], size_bytes: int) -> Trial:
+def trial_of(result: VerifyResult | Judged, restored: tuple[str, ...], size_bytes: int) -> Trial:
     """Return what is kept of a gate's result."""
     groups = {
         name: GroupTrade(

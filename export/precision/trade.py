@@ -21,6 +21,7 @@ __all__ = ["TradeRow", "measure_trade", "speed_ratio"]
 _ROUNDS = 7
 _TURN_S = 0.1
 _BATCH = 16
+_BATCH_PIXELS = _BATCH * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def measure_trade(
     ----------
     images : array of shape (N, H, W, 3), uint8.
     """
-    batch = images[:_BATCH]
+    pixels = images.shape[1] * images.shape[2]
+    batch = images[: max(1, min(_BATCH, _BATCH_PIXELS // pixels))]
     reference = open_graph(recipe.whole)
     try:
         rows = []

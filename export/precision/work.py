@@ -13,7 +13,7 @@ from ltdeploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["multiply_adds"]
+__all__ = ["images_at_once", "multiply_adds"]
 
 _MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -27,20 +27,20 @@ def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
 
     Parameters
     ----------
-    model : a classifier whose nodes have distinct names, ``images`` uint8 in.
+    model : a graph whose nodes have distinct names, ``images`` in.
     """
     import onnx
 
     nodes = [node for node in model.graph.node if node.op_type in _MULTIPLYING]
     stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    given = {value.name for value in (*model.graph.input, *model.graph.output)}
     names = dict.fromkeys(
         name for node in nodes for name in (*node.input[:2], node.output[0]) if name not in stored
     )
     watched = copy.deepcopy(model)
-    for name in names:
-        if name not in given:
-            watched.graph.output.append(onnx.ValueInfoProto(name=name))
+    for place, name in enumerate(names):  # the tensors themselves may take gigabytes
+        told = f"shape.{place}"
+        watched.graph.node.append(onnx.helper.make_node("Shape", [name], [told], name=told))
+        watched.graph.output.append(onnx.ValueInfoProto(name=told))
     engine = OnnxRuntimeEngine(watched.SerializeToString())
     try:
         entry = engine.inputs[0]
@@ -48,8 +48,17 @@ def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
         results = engine.run({entry.name: image})
     finally:
         engine.close()
-    shapes = stored | {name: results[name].shape for name in names if name in results}
+    shapes = stored | {
+        name: tuple(int(side) for side in results[f"shape.{place}"])
+        for place, name in enumerate(names)
+    }
     return {node.name: _of(node, shapes) for node in nodes}
+
+
+def images_at_once(model: onnx.ModelProto, most: int) -> int:
+    """Return how many images a graph is given at a time: its fixed number, or at most ``most``."""
+    fixed: int = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    return fixed or most
 
 
 def _of(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:

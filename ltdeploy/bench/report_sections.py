@@ -47,8 +47,12 @@ _ACCURACY_TERMS = [
         "Both answer nearly every image alike, so this interval is much narrower than those of "
         "the accuracies themselves. In red: lost beyond chance.",
     ),
-    ("Balanced", "Accuracy averaged over all classes, so that every class counts the same."),
-    ("Flips", "Images to which the two give different answers."),
+    ("Balanced", "Averaged over all classes, so that every class counts the same."),
+    (
+        "Flips",
+        "Images to which the two give different answers; of detectors, detections that only one of "
+        "the two has.",
+    ),
 ]
 
 
@@ -102,14 +106,15 @@ def picture(result: Mapping[str, Any]) -> str:
         for group in (*result["groups"], _BALANCED)
         if any(_figure(one, group) for one in shown)
     )
+    measure = escape(result["measure"])
     return f"""<section aria-labelledby="picture-head">
-<h2 id="picture-head">Speed against accuracy</h2>
+<h2 id="picture-head">Speed against {measure}</h2>
 <p class="lead">Each mark is a model on an engine: further right is faster, further down loses
-accuracy. Dotted lines go through the first; the bars are the 95 % interval of the accuracy, and
+{measure}. Dotted lines go through the first; the bars are the 95 % interval of the {measure}, and
 where the speed of nine in ten rounds lies; an arrow: that goes on.</p>{sections.NO_SCRIPT}
 <p class="choice"><label>Speed at <select id="picture-cell">{of_cells}</select></label>
-<label>Accuracy of <select id="picture-group">{of_groups}</select></label></p>
-<div class="chart"><canvas id="picture" role="img" aria-label="Speed against accuracy of
+<label>{measure.capitalize()} of <select id="picture-group">{of_groups}</select></label></p>
+<div class="chart"><canvas id="picture" role="img" aria-label="Speed against {measure} of
 {escape(", ".join(one["label"] for one in shown))}; the tables below hold every figure."></canvas>
 </div></section>"""
 
@@ -136,9 +141,9 @@ def accuracies(result: Mapping[str, Any]) -> str:
     )
     rows = "".join(_accuracy_row(one, columns, tail, scale, bool(changes)) for one in shown)
     return f"""<section aria-labelledby="accuracies"><h2 id="accuracies">What the tail keeps</h2>
-<p class="lead">Accuracy in per cent on the same labelled images, answered by the very engines that
-were timed; groups are averages over their classes, with 95 % intervals.</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Table of accuracies">
+<p class="lead">{escape(result["measure"].capitalize())} in per cent on the same images, answered by
+the very engines that were timed; groups are averages over their classes, with 95 % intervals.</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of {escape(result["measure"])}">
 <table class="plain methods pinned"><thead><tr>
 <th scope="col">Engine</th>{heads}{compared}</tr></thead>
 <tbody>{rows}</tbody></table></div>{sections.terms(_ACCURACY_TERMS)}</section>"""

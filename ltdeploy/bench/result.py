@@ -76,6 +76,7 @@ class BenchResult:
     Parameters
     ----------
     contestants : in the order asked; ratios and changes are against the first that was measured.
+    measure : what ``accuracy`` is of: ``"accuracy"``, of detectors ``"average precision"``.
     groups : names of the groups, the most frequent first.
     seconds, rounds : time per configuration, and the rounds it was split into.
     inputs : what the engines were timed on, in words.
@@ -86,6 +87,7 @@ class BenchResult:
     """
 
     contestants: tuple[Contestant, ...]
+    measure: str
     groups: tuple[str, ...]
     seconds: float
     rounds: int
@@ -156,6 +158,7 @@ class BenchResult:
             "seconds": self.seconds,
             "rounds": self.rounds,
             "inputs": self.inputs,
+            "measure": self.measure,
             "groups": list(self.groups),
             "first": {"bundle": first.bundle, "engine": first.engine},
             "contestants": [

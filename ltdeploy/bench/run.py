@@ -9,44 +9,48 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ..bundle import Bundle, open_bundle
-from ..datasets import Dataset, Loader, align_labels
+from ..datasets import Dataset
+from ..datasets.boxes import BoxDataset
 from ..engines import ENGINES
-from ..errors import DataError, EngineError, UsageError, numbered
+from ..errors import EngineError, UsageError, numbered
 from ..progress import Tracker, silent
-from .accuracy import Answers, measure_accuracy
+from .accuracy import ClassifierTask
+from .boxes import DetectorTask
 from .machine import Machine, describe_machine
 from .result import BenchResult, Contestant, points
 from .rounds import ROUNDS, BenchOptions, Entry, open_all, take_turns
 from .speed import Series, speed_of
 
-__all__ = ["open_classifiers", "run_bench"]
+__all__ = ["open_bundles", "run_bench"]
+
+Task: TypeAlias = ClassifierTask | DetectorTask
 
 _MARGIN = 1.0  # points, as the gate of verify has it by default
 
 
-def open_classifiers(bundles: Sequence[str | os.PathLike[str]]) -> dict[str, Bundle]:
-    """Open bundles that can be measured, by their paths.
+def open_bundles(bundles: Sequence[str | os.PathLike[str]]) -> dict[str, Bundle]:
+    """Open bundles that can be measured together, by their paths.
 
     Raises
     ------
     BundleError
     UsageError
-        If there is none, or one is a detector's.
+        If there is none, or there are both classifiers and detectors.
     """
     opened = {os.fspath(path): open_bundle(path) for path in bundles}
     if not opened:
         raise UsageError("There is no bundle to measure; give at least one folder NAME.ltd.")
-    for path, bundle in opened.items():
-        if bundle.is_detector:
-            raise UsageError(
-                f"{path} is a detector; bench measures classifiers in this version. Leave it out."
-            )
+    detectors = [path for path, bundle in opened.items() if bundle.is_detector]
+    if 0 < len(detectors) < len(opened):
+        raise UsageError(
+            f"{detectors[0]} is a detector and others are classifiers; their figures do not "
+            "compare. Measure them apart."
+        )
     return opened
 
 
@@ -54,7 +58,7 @@ def run_bench(
     bundles: Sequence[str | os.PathLike[str]] | Mapping[str, Bundle],
     *,
     engines: Sequence[str] = (),
-    dataset: Dataset | None = None,
+    dataset: Dataset | BoxDataset | None = None,
     options: BenchOptions | None = None,
     track: Tracker = silent,
 ) -> BenchResult:
@@ -66,10 +70,11 @@ def run_bench(
 
     Parameters
     ----------
-    bundles : their folders, or what :func:`open_classifiers` gave.
+    bundles : their folders, or what :func:`open_bundles` gave.
     engines : as ``open_engine`` knows them; none takes all that work here. One that was asked for
         and cannot run a bundle is an error, one that was not is told as such.
-    dataset : labelled images; without them the engines are timed on the golden samples.
+    dataset : labelled images, of detectors annotated photographs; without them the engines are
+        timed on the golden samples.
 
     Raises
     ------
@@ -78,26 +83,26 @@ def run_bench(
     BundleError, DataError, UsageError
     """
     options = options or BenchOptions()
-    opened = bundles if isinstance(bundles, Mapping) else open_classifiers(bundles)
+    opened = bundles if isinstance(bundles, Mapping) else open_bundles(bundles)
     machine = describe_machine()
     entries = [
         Entry(bundle, path, engine)
         for path, bundle in opened.items()
         for engine in dict.fromkeys(engines or (name for name in ENGINES if name != "auto"))
     ]
-    if dataset is not None:  # labels that do not fit are said now, not after the timing
-        for entry in entries:
-            align_labels(dataset, entry.bundle.classes)
+    task = _task(entries[0].bundle, dataset)
+    for entry in entries:  # labels that do not fit are said now, not after the timing
+        task.require_fitting(entry.bundle)
     interrupted = False
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ltdeploy-")))
-            inputs = _write_inputs(entries, dataset, max(options.batches), folder)
+            inputs = _write_inputs(entries, task, max(options.batches), folder)
             running = open_all(entries, inputs, bool(engines), options, stack, track)
             take_turns(running, options, track)
             stack.close()  # their memory and threads are in nobody's way from here on
             if dataset is not None:
-                _measure_accuracies(entries, dataset, track)
+                _measure_accuracies(entries, task, track)
         except KeyboardInterrupt:
             interrupted = True
             if not any(entry.is_measured for entry in entries):
@@ -105,6 +110,7 @@ def run_bench(
     shown = "golden samples of the bundle" if dataset is None else f"images of {dataset.name}"
     return BenchResult(
         contestants=_contestants(entries),
+        measure=task.measure,
         groups=entries[0].bundle.classes.rule.names,
         seconds=options.seconds,
         rounds=ROUNDS,
@@ -116,53 +122,54 @@ def run_bench(
     )
 
 
-def _write_inputs(
-    entries: Sequence[Entry], dataset: Dataset | None, most: int, folder: Path
-) -> dict[str, Path]:
+def _write_inputs(entries: Sequence[Entry], task: Task, most: int, folder: Path) -> dict[str, Path]:
     """Write what each bundle is timed on, uint8 (most, H, W, 3), and return the files."""
     files: dict[str, Path] = {}
     for entry in entries:
         if entry.path in files:
             continue
-        images = _images(entry.bundle, dataset, most)
+        images = task.images(entry.bundle, most)
         tiled = images[np.arange(most) % len(images)]
         files[entry.path] = folder / f"{len(files)}.npy"
         np.save(files[entry.path], tiled, allow_pickle=False)
     return files
 
 
-def _images(bundle: Bundle, dataset: Dataset | None, most: int) -> npt.NDArray[np.uint8]:
-    if dataset is None:
-        return bundle.golden().images
-    loader = Loader(dataset, dataset.labels, bundle.preprocessing, batch_size=most)
-    for batch in loader:
-        return batch.images
-    raise DataError(
-        f"None of the {len(dataset)} images of {dataset.name} is readable; the first is "
-        f"{loader.unreadable[0][0]}: {loader.unreadable[0][1]}"
-    )
-
-
-def _measure_accuracies(entries: Sequence[Entry], dataset: Dataset, track: Tracker) -> None:
-    first: Answers | None = None
+def _measure_accuracies(entries: Sequence[Entry], task: Task, track: Tracker) -> None:
     compared = _first(entries)
     for entry in entries:
         if not entry.is_measured or entry.failure is not None:
             continue
         try:
-            entry.accuracy, answers = measure_accuracy(
+            entry.accuracy = task.accuracy(
                 entry.bundle,
                 entry.engine,
-                dataset,
-                first=first,
+                is_first=entry is compared,
                 track=track,
                 label=f"{entry.bundle.name} on {entry.runs_on}",
             )
         except EngineError as error:
             entry.fail(error, named=False)
-            continue
-        if entry is compared:
-            first = answers
+
+
+def _task(bundle: Bundle, dataset: Dataset | BoxDataset | None) -> Task:
+    """Return what is done with data: what they are decides, and what the model is.
+
+    Raises
+    ------
+    UsageError
+        If a detector gets labelled images, or a classifier photographs with boxes.
+    """
+    if isinstance(dataset, BoxDataset) != bundle.is_detector and dataset is not None:
+        what, needs = (
+            ("detector", "a COCO or LVIS json")
+            if bundle.is_detector
+            else ("classifier", "labelled images")
+        )
+        raise UsageError(f"{bundle.path} is a {what}; expected {needs}, not {dataset.name}.")
+    if bundle.is_detector:
+        return DetectorTask(dataset if isinstance(dataset, BoxDataset) else None)
+    return ClassifierTask(None if isinstance(dataset, BoxDataset) else dataset)
 
 
 def _first(entries: Sequence[Entry]) -> Entry:
@@ -253,7 +260,7 @@ def _warnings(entries: Sequence[Entry], options: BenchOptions, machine: Machine)
 
 def _provenance(
     entries: Sequence[Entry],
-    dataset: Dataset | None,
+    dataset: Dataset | BoxDataset | None,
     inputs: str,
     options: BenchOptions,
     machine: dict[str, str],

@@ -79,8 +79,8 @@ class Worker:
         from ..engines import check_finite
 
         engine, feeds = self._ready(batch)
-        logits = engine.run(feeds)[engine.outputs[0].name]
-        check_finite(engine.name, logits, [f"#{row}" for row in range(batch)])
+        for values in engine.run(feeds).values():  # a detector has several
+            check_finite(engine.name, values.reshape(batch, -1), [f"#{n}" for n in range(batch)])
         done = warm_up(lambda: engine.run(feeds))
         return {"runs": done.runs + 1, "stable": done.stable, "peak_bytes": _peak_bytes()}
 

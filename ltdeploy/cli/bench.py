@@ -46,7 +46,9 @@ def bench(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="Labelled images: adds accuracies. Else golden samples are timed."
+            metavar="DATA",
+            help="Labelled images, for detectors boxes: adds accuracies. Else golden samples are "
+            "timed.",
         ),
     ] = None,
     seconds: Annotated[
@@ -71,14 +73,15 @@ def bench(
     batches = _whole_numbers("--batch", batch)
     of_threads = None if threads is None else _whole_numbers("--threads", threads)
 
-    from ..bench import BenchOptions, open_classifiers, render_report, run_bench
-    from ..datasets import open_dataset
+    from ..bench import BenchOptions, open_bundles, render_report, run_bench
+    from ..datasets import open_boxes, open_dataset
 
-    opened = open_classifiers(bundles)  # before the data, which a detector's would not be
+    opened = open_bundles(bundles)  # before the data: what they are decides how those are read
+    read = open_boxes if any(bundle.is_detector for bundle in opened.values()) else open_dataset
     result = run_bench(  # on Ctrl-C it returns what was measured so far
         opened,
         engines=engine or (),
-        dataset=None if data is None else open_dataset(data, root=root),
+        dataset=None if data is None else read(data, root=root),
         options=BenchOptions(batches, of_threads, seconds),
         track=_CalmTracker(output),
     )

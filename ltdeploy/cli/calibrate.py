@@ -125,6 +125,7 @@ def calibrate(
     ] = False,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
+    outputs: opt.Outputs = None,
     head_scale: opt.HeadScale = None,
     trust_pickle: opt.TrustPickle = False,
     image_size: opt.ImageSize = None,
@@ -173,6 +174,7 @@ def calibrate(
             "--val": val,
             "--arch": arch,
             "--classes": classes,
+            "--outputs": outputs,
             **of_classifiers,
         }.items():
             if value is not None:
@@ -198,17 +200,18 @@ def calibrate(
             trust_pickle=trust_pickle,
         )
         from ..models.detectors.detector import Detector
+        from ..models.detectors.onnx_detector import OnnxDetector
         from ..models.loading import load_model
         from ..models.trained_with import resolve_trained_with
 
         told = resolve_trained_with(trained_with, "--trained-with")
-        model = load_model(Path(ckpt), options=loading)
-        if isinstance(model, Detector):
+        model = load_model(Path(ckpt), options=loading, outputs=opt.read_outputs(outputs))
+        if isinstance(model, Detector | OnnxDetector):
             from .calibrate_boxes import calibrate_detector
 
             return calibrate_detector(
                 output,
-                ckpt,
+                ckpt if outputs is None else f"{ckpt} --outputs {outputs}",
                 model,
                 val,
                 root=root,

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .output import Output, program
+from .output import Output, program, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..calibrate.boxes import BoxCalibration, BoxMethodResult
     from ..metrics import Figure
     from ..models.detectors.detector import Detector
+    from ..models.detectors.onnx_detector import OnnxDetector
 
 __all__ = ["calibrate_detector"]
 
@@ -24,7 +25,7 @@ _SIGNS = {"chosen": "→ ", "too costly for the head": "✗ "}
 def calibrate_detector(
     output: Output,
     ckpt: str,
-    model: Detector,
+    model: Detector | OnnxDetector,
     val: str,
     *,
     root: str | None,
@@ -36,18 +37,26 @@ def calibrate_detector(
     seed: int,
     force: bool,
     out: Path,
+    report: Path | None = None,
+    cache: Path | None = None,
     refused: Mapping[str, object],
 ) -> int:
-    """Choose a detector's fix, write it, and print what the choice rests on.
+    """Choose a detector's fix, write it and its report, and print what the choice rests on.
 
     Parameters
     ----------
-    ckpt : the model's file as it was typed.
-    out : where the fix goes.
+    ckpt : the model's file as it was typed, with what was said of it.
+    out, report : where the fix and the report go.
+    cache : folder of the outputs of earlier runs; None keeps nothing.
     refused : options that detectors do not have, by name, and what was given.
     """
     from ..calibrate import Aim
-    from ..calibrate.boxes import calibrate_boxes, evidence_of_detector, fix_file_of_boxes
+    from ..calibrate.boxes import (
+        calibrate_boxes,
+        evidence_of_detector,
+        fix_file_of_boxes,
+        render_box_report,
+    )
     from ..datasets import open_boxes
     from ..fixes import write_fix_file
 
@@ -63,6 +72,7 @@ def calibrate_detector(
         open_boxes(val, root=root),
         methods=methods,
         trained_with=trained_with,
+        cache=cache,
         force=force,
         track=output.track,
         warn=output.warn,
@@ -71,10 +81,15 @@ def calibrate_detector(
         evidence, methods=methods, aim=aim, folds=folds, seed=seed, track=output.track
     )
     write_fix_file(out, fix_file_of_boxes(done, evidence))
-    output.json({**done.to_dict(), "unreadable": len(evidence.unreadable)})
+    result = {**done.to_dict(), "unreadable": len(evidence.unreadable)}
+    if report is not None:
+        write_text(report, render_box_report(result, title=model.source.path.name))
+    output.json(result)
     _report(output, done)
     output.left_out(evidence.unreadable)
     output.say(f"Fix      {out}")
+    if report is not None:
+        output.say(f"Report   {report}")
     output.say(f"Next     {program()} export --fix {out} {ckpt}")
     return ExitCode.BAD_INPUT if evidence.unreadable else ExitCode.OK
 

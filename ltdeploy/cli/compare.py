@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from . import options as opt
 from .output import Output, write_text
 from .verify import Data, Html, Margin, Strict, check_report_folder, conclude
@@ -24,6 +25,7 @@ def compare(
     root: opt.Root = None,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
+    outputs: opt.Outputs = None,
     head_scale: opt.HeadScale = None,
     trust_pickle: opt.TrustPickle = False,
     image_size: opt.ImageSize = None,
@@ -61,8 +63,11 @@ def compare(
             html=html,
             strict=strict,
             trust_pickle=trust_pickle,
+            outputs=outputs,
             attached=False,
         )
+    if outputs is not None:
+        raise UsageError(f"--outputs is for detectors, and {b} is no detector's bundle.")
 
     from ..verify import compare_models, report_html
 

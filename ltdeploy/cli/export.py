@@ -10,13 +10,14 @@ import typer
 from ..errors import FixError, UsageError
 from . import options as opt
 from .export_boxes import export_boxes
-from .output import Output, program, quoted, require_writable, write_text
+from .output import Output, program, quoted, require_writable
 from .precision_table import (
     report_precision,
     report_scaling,
     require_engine,
     require_precision,
     require_used,
+    write_trade,
 )
 from .runtime import ExitCode
 from .verify import check_report_folder
@@ -120,6 +121,7 @@ def export(
     root: opt.Root = None,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
+    outputs: opt.Outputs = None,
     head_scale: opt.HeadScale = None,
     trust_pickle: opt.TrustPickle = False,
     image_size: opt.ImageSize = None,
@@ -193,6 +195,7 @@ def export(
     from ..datasets import open_dataset, read_classes
     from ..files import default_cache
     from ..models.detectors.detector import Detector
+    from ..models.detectors.onnx_detector import OnnxDetector
     from ..models.loading import load_model
 
     given = opt.load_options(
@@ -210,14 +213,12 @@ def export(
     with output.working(f"Loading {ckpt}"):
         from ltdeploy.export import PrecisionRequest, export_bundle
 
-        model = load_model(Path(ckpt), options=given)
-    if isinstance(model, Detector):
+        model = load_model(Path(ckpt), options=given, outputs=opt.read_outputs(outputs))
+    how = {"precision": wanted, "engine": engine, "journals": default_cache(), **limits}
+    if isinstance(model, Detector | OnnxDetector):
         refused = {
             "--tau-bias": tau_bias != "scale",
-            "--precision": precision != "fp32",
-            "--calibration": calibration is not None,
             "--jpeg-scaling": jpeg_scaling,
-            "--html": html is not None,
         }
         return export_boxes(
             output,
@@ -225,6 +226,9 @@ def export(
             specs,
             target,
             images=val,
+            calibration=calibration,
+            precision=how,
+            html=html,
             root=root,
             canvas=canvas,
             force=force,
@@ -236,14 +240,7 @@ def export(
     training = (
         open_dataset(calibration, root=root, split="train") if calibration is not None else None
     )
-    request = PrecisionRequest(
-        precision=wanted,
-        calibration=training,
-        gate=validation,
-        engine=engine,
-        journals=default_cache(),
-        **limits,
-    )
+    request = PrecisionRequest(calibration=training, gate=validation, **how)
     exported = export_bundle(
         model,
         specs,
@@ -257,11 +254,7 @@ def export(
     report_export(output, exported)
     output.json(export_result(exported))
     if html is not None:
-        from ltdeploy.export.precision.report import render_precision_report
-
-        title = exported.bundle.path.name
-        write_text(Path(html), render_precision_report(export_result(exported), title=title))
-        output.say(f"Report   {html}")
+        write_trade(output, html, export_result(exported))
     lowering, scaling = exported.bundle.manifest.graphs[0].lowering, exported.scaling
     gate = lowering.gate if lowering is not None else None
     verdicts = {gate.verdict if gate else "pass", scaling.trial.verdict if scaling else "pass"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FixError, UsageError
 from .options import canvas_size
 from .output import Output, program, quoted
+from .precision_table import report_precision, write_trade
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 
     from ..fixes import FixFile, FixSpec
     from ..models.detectors.detector import Detector
+    from ..models.detectors.onnx_detector import OnnxDetector
 
 __all__ = ["export_boxes"]
 
 
 def export_boxes(
     output: Output,
-    model: Detector,
+    model: Detector | OnnxDetector,
     specs: Sequence[FixSpec | FixFile],
     out: Path,
     *,
     images: str | None,
+    calibration: str | None,
+    precision: dict[str, Any],
+    html: str | None,
     root: str | None,
     canvas: str | None,
     force: bool,
@@ -37,11 +42,15 @@ def export_boxes(
 
     Parameters
     ----------
-    images : photographs to check the graph with.
+    images : photographs to check the graph with, and to gate a precision below float32.
+    calibration : training photographs.
+    precision : what else the request for a precision consists of.
+    html : where the trade goes.
     canvas : ``HxW``, where it is to be another than the checkpoint's.
     refused : options that detectors do not have, by name, and whether each was given.
     """
     from ltdeploy.export.detection.detector_export import export_detector
+    from ltdeploy.export.precision import BoxPrecisionRequest
 
     from ..datasets import open_boxes
     from ..fixes import FixSpec
@@ -63,17 +72,34 @@ def export_boxes(
         other = replace(model.canvas, height_px=height_px, width_px=width_px)
         model = replace(model, canvas=other)
     photographs = open_boxes(images, root=root) if images is not None else None
-    exported = export_detector(model, specs, out, images=photographs, force=force)
+    training = open_boxes(calibration, root=root) if calibration is not None else None
+    exported = export_detector(
+        model,
+        specs,
+        out,
+        images=photographs,
+        precision=BoxPrecisionRequest(calibration=training, gate=photographs, **precision),
+        force=force,
+        track=output.track,
+    )
     _report(output, exported)
     output.json(_result(exported))
-    return ExitCode.OK
+    if html is not None:
+        write_trade(output, html, _result(exported))
+    gate = exported.lowered.entry.gate if exported.lowered is not None else None
+    if gate is not None and gate.verdict != "pass":
+        return ExitCode.UNDECIDED
+    return ExitCode.BAD_INPUT if exported.unreadable else ExitCode.OK
 
 
 def _report(output: Output, exported: ExportedDetector) -> None:
+    from ..bundle import SELECTION
+
     manifest, checks = exported.bundle.manifest, exported.checks
     table = exported.bundle.classes
     for note in manifest.source.notes:
         output.say(f"  · {note}")
+    output.left_out(exported.unreadable)
     groups = ", ".join(f"{len(table.members(g))} {g}" for g in table.rule.names)
     output.say(f"Model    {manifest.arch}, {len(table)} classes ({groups})")
     for entry in manifest.fix.methods:
@@ -101,8 +127,11 @@ def _report(output: Output, exported: ExportedDetector) -> None:
             "nothing was found on the photographs that the graph was checked with, so that they "
             "show little: give some of yours with --val BOXES.json"
         )
+    report_precision(output, exported)
     output.say(f"Wrote    {exported.bundle.path}")
-    output.say(f"Next     {program()} verify {quoted(exported.bundle.path)} --data BOXES.json")
+    others = "   (other images than chose it)" if SELECTION in manifest.files else ""
+    path = quoted(exported.bundle.path)
+    output.say(f"Next     {program()} verify {path} --data BOXES.json{others}")
 
 
 def _result(exported: ExportedDetector) -> dict[str, Any]:
@@ -113,10 +142,16 @@ def _result(exported: ExportedDetector) -> dict[str, Any]:
         "task": manifest.task,
         "arch": manifest.arch,
         "classes": len(manifest.classes),
+        "groups": {
+            name: sum(entry.group == name for entry in manifest.classes)
+            for name in manifest.groups.names
+        },
         "fix": [method.model_dump() for method in manifest.fix.methods],
         "folded": manifest.fix.folded,
         "precision": manifest.graphs[0].precision,
         "engines": ["onnx"],
+        "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
         "checks": exported.checks.to_dict(),
         "notes": [*manifest.source.notes, *manifest.fix.notes],
+        "unreadable": len(exported.unreadable),
     }

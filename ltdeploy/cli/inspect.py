@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import LoweringEntry
     from ..models.detectors.detector import Detector
+    from ..models.detectors.onnx_detector import OnnxDetector
+    from ..models.detectors.onnx_guess import OnnxOutlook
     from ..models.inspection import Inspection
 
 __all__ = ["inspect"]
@@ -25,6 +28,7 @@ def inspect(
     root: opt.Root = None,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
+    outputs: opt.Outputs = None,
     head_scale: opt.HeadScale = None,
     trust_pickle: opt.TrustPickle = False,
     image_size: opt.ImageSize = None,
@@ -63,6 +67,21 @@ def inspect(
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
+    if outputs is not None:
+        from ..models.detectors.onnx_detector import OnnxDetector
+        from ..models.loading import load_model
+
+        model = load_model(path, options=options, outputs=opt.read_outputs(outputs))
+        assert isinstance(model, OnnxDetector)
+        _show_detector(output, model)
+        return
+    if Path(path).suffix == ".onnx" and Path(path).is_file():
+        from ..models.detectors.onnx_guess import look_at
+
+        seen = look_at(Path(path))
+        if seen.is_detector:
+            _show_outlook(output, Path(path), seen)
+            return
     if Path(path).is_dir():
         require("torch", extra="torch", purpose="look into checkpoints")
         from ..models.detectors.detector import load_detector
@@ -84,14 +103,50 @@ def inspect(
     output.json(found.to_dict())
 
 
-def _show_detector(output: Output, model: Detector) -> None:
+def _show_outlook(output: Output, path: Path, seen: OnnxOutlook) -> None:
+    """Say what an ONNX detector takes and gives, and what could be declared of it."""
+    start = seen.mapping()
+    output.say(f"File           {path.name}")
+    output.say("Layout         ONNX; it looks like a detector's")
+    for what, tensors in (("Takes", seen.inputs), ("Gives", seen.outputs)):
+        for name, shape in tensors.items():
+            output.say(f"{what:14} {name} [{', '.join(map(str, shape))}]")
+    if start is None:
+        output.say("  · No layout fits: fastestdet, yolov5, yolov8 and detr are known.")
+    else:
+        output.say(
+            "Outputs        could be declared like this; mean, std, channels and fit are what such "
+            "detectors usually have, and the file does not show them:"
+        )
+        entries = ",\n".join(f" {dumps(key)}: {dumps(value)}" for key, value in start.items())
+        output.say(f"{{\n{entries}\n}}")
+    missing = ["--outputs FILE", "--classes FILE (without the background)"]
+    output.say("Missing for export:")
+    for line in missing:
+        output.say(f"  {line}")
+    output.json(
+        {
+            "schema": 1,
+            "task": "detection",
+            "path": str(path),
+            "layout": "ONNX",
+            "inputs": seen.inputs,
+            "outputs": seen.outputs,
+            "mapping": start,
+            "missing": missing,
+        }
+    )
+
+
+def _show_detector(output: Output, model: Detector | OnnxDetector) -> None:
     table, canvas, head = model.classes, model.canvas, model.head
     output.say(f"File           {model.source.path.name}")
     output.say(f"Layout         {model.source.layout}")
     output.say(f"Architecture   {model.arch}, a detector")
     background = "none" if head.background is None else f"column {head.background}"
+    layers = ", ".join(map(repr, model.head_paths))
     output.say(
-        f"Class layer    {model.head_paths[0]!r}, {head.classes} columns × "
+        f"Class layer    {layers}, {head.classes} columns × "
         f"{head.weight.shape[1]} features, {head.activation}, background {background}"
     )
     output.say(

@@ -10,6 +10,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..classes import ClassTable
+    from ..models.detectors.onnx_mapping import OutputMapping
     from ..models.options import LoadOptions
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "JpegScaling",
     "Json",
     "Mean",
+    "Outputs",
     "Quiet",
     "Resize",
     "Root",
@@ -32,6 +34,7 @@ __all__ = [
     "TrustPickle",
     "canvas_size",
     "load_options",
+    "read_outputs",
 ]
 
 Json = Annotated[
@@ -80,6 +83,14 @@ TrustPickle = Annotated[
 HeadScale = Annotated[
     float | None,
     typer.Option(metavar="S", help="Scale of a cosine head (LDAM: 30).", rich_help_panel=_CKPT),
+]
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="What the outputs of an ONNX detector hold; 'ltdeploy inspect' proposes it.",
+        rich_help_panel=_CKPT,
+    ),
 ]
 _PRE = "Preprocessing, where the file does not tell"
 ImageSize = Annotated[
@@ -154,6 +165,21 @@ def load_options(
         head_scale=head_scale,
         trust_pickle=trust_pickle,
     )
+
+
+def read_outputs(path: str | None) -> OutputMapping | None:
+    """Read the file of ``--outputs``; None where it is not given.
+
+    Raises
+    ------
+    UsageError
+        As :func:`~ltdeploy.models.detectors.onnx_mapping.read_mapping`.
+    """
+    if path is None:
+        return None
+    from ..models.detectors.onnx_mapping import read_mapping
+
+    return read_mapping(path)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, UsageError, did_you_mean
-from .output import Output
+from .output import Output, write_text
 
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
+    from ltdeploy.export.detection.detector_export import ExportedDetector
     from ltdeploy.export.precision import Trial
 
     from ..manifest import Precision
@@ -21,6 +23,7 @@ __all__ = [
     "require_engine",
     "require_precision",
     "require_used",
+    "write_trade",
 ]
 
 
@@ -122,7 +125,7 @@ def _say_undecided(output: Output, trial: Trial) -> None:
         output.say("         the gate cannot decide on so few images: give --val more of them")
 
 
-def report_precision(output: Output, exported: Exported) -> None:
+def report_precision(output: Output, exported: Exported | ExportedDetector) -> None:
     """Print how the precision came about, and every division of the layers that was tried."""
     from ..verify.result import name_some
     from ..webpage.pieces import signed
@@ -179,12 +182,14 @@ def report_precision(output: Output, exported: Exported) -> None:
             for row in trade
         ],
     )
+    assert entry.gate is not None
+    measure, flips = "class-averaged accuracy", ""
+    if exported.bundle.is_detector:
+        measure, flips = "average precision", "; flips are boxes that only one of the two finds"
     output.say(
-        f"Differences from float32 in points of class-averaged accuracy, on {entry.gate.images:,} "
-        f"images of {entry.gate.name}; speed against the float32 graph on "
+        f"Differences from float32 in points of {measure}, on {entry.gate.images:,} "
+        f"images of {entry.gate.name}{flips}; speed against the float32 graph on "
         f"{lowered.engine}, measured here."
-        if entry.gate is not None
-        else ""
     )
     chosen = next(row for row in trade if row.trial is found.chosen)
     if chosen.speed < 1.0:
@@ -200,3 +205,20 @@ def report_precision(output: Output, exported: Exported) -> None:
         _say_undecided(output, found.chosen)
         if found.chosen.restored:
             output.say("         what is restored may follow single images")
+
+
+def write_trade(output: Output, html: str, result: dict[str, Any]) -> None:
+    """Write what a precision costs and buys as a page; nothing where no gate could run.
+
+    Parameters
+    ----------
+    result : the machine-readable result of the export.
+    """
+    from ltdeploy.export.precision.report import render_precision_report
+
+    lowering = result["lowering"]
+    if lowering is None or not lowering["trials"]:
+        output.warn("no gate ran, so there is no trade to show: --html was not written")
+        return
+    write_text(Path(html), render_precision_report(result, title=Path(result["bundle"]).name))
+    output.say(f"Report   {html}")

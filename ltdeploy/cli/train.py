@@ -91,11 +91,11 @@ def train(
             meant = "detectors; they take --canvas HxW" if boxes else "classifiers"
             raise UsageError(f"{name} is not for {meant}; --arch is {arch!r}. Leave it out.")
     if boxes:
-        from ..models.detectors.architectures import ARCHITECTURES
+        from ..models.detectors.architectures import ARCHITECTURES, check_detector_arch
         from ..training.repeat_factor import parse_sampler
 
         adjusted = opt.load_options(interpolation=interpolation, mean=mean, std=std)
-        size = ARCHITECTURES[arch.partition(":")[2]].canvas()
+        size = ARCHITECTURES[check_detector_arch(arch)].canvas()
         size = replace(size, **adjusted.preprocessing_changes())
         if canvas is not None:
             height_px, width_px = opt.canvas_size(canvas)
@@ -147,10 +147,11 @@ def train(
 
 
 def _is_detector(arch: str) -> bool:
-    from ..models.detectors.architectures import ARCHITECTURES
+    from ..models.detectors.design import FAMILIES
 
+    # A mistyped one too, which is then told the names of detectors.
     family, _, name = arch.partition(":")
-    return family == "torchvision" and name in ARCHITECTURES
+    return family == "torchvision" and ("_fpn" in name or name.startswith(FAMILIES))
 
 
 def _train_detector(

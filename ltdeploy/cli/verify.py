@@ -47,6 +47,7 @@ def verify(
     strict: Strict = False,
     root: opt.Root = None,
     trust_pickle: opt.TrustPickle = False,
+    outputs: opt.Outputs = None,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -77,7 +78,10 @@ def verify(
             html=html,
             strict=strict,
             trust_pickle=trust_pickle,
+            outputs=outputs,
         )
+    if outputs is not None:
+        raise UsageError(f"--outputs is for detectors, and {bundle} is a classifier; leave it out.")
     dataset = open_dataset(data, root=root)
     done = verify_bundle(
         opened,

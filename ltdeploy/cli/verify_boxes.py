@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LtdeployError, numbered
+from .options import read_outputs
 from .output import Output, encode, write_text
 from .runtime import ExitCode
 
@@ -28,12 +29,14 @@ def verify_boxes(
     html: str | None,
     strict: bool,
     trust_pickle: bool,
+    outputs: str | None = None,
     attached: bool = True,
 ) -> int:
     """Verify a detector, print the verdict, write JSON and report, and return the exit code.
 
     Parameters
     ----------
+    outputs : file with the mapping of an ONNX reference; None takes the bundle's.
     attached : keep the report in the bundle where ``html`` does not say another place.
     """
     from ..bundle import attach
@@ -47,6 +50,7 @@ def verify_boxes(
         engine=engine,
         margin=margin,
         trust_pickle=trust_pickle,
+        outputs=read_outputs(outputs),
         track=output.track,
     )
     result = done.result

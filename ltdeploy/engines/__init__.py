@@ -8,6 +8,7 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EngineError, LtdeployError, MissingExtraError
 from .base import Engine, TensorSpec, check_feeds, check_finite, check_threads
+from .one_by_one import any_batch
 from .spec import ENGINES, EngineSpec, parse_engine
 
 __all__ = [
@@ -54,7 +55,7 @@ def open_engine(bundle: Bundle, engine: str = "auto", *, threads: int | None = N
             f"The graph {graph.file} has the tensors {found} and its manifest says {stated}; "
             "export the bundle again."
         )
-    return opened
+    return any_batch(opened)
 
 
 def _with_threads(spec: EngineSpec, threads: int | None) -> EngineSpec:

@@ -33,10 +33,9 @@ class DetectorReference:
         self._model: Detector | None = model
         size = (model.canvas.height_px, model.canvas.width_px)
         self.inputs = (TensorSpec("images", "uint8", (None, *size, 3)),)
-        columns, classes = model.head.classes, model.head.classes
-        if model.head.background is not None:
-            classes -= 1
-        own = (classes,) if model.architecture.kind == "rcnn" else ()
+        columns = model.head.classes
+        classes = len(model.score_rule.foreground(columns))
+        own = (classes,) if model.architecture.class_rows.own_boxes else ()
         outputs = [
             TensorSpec("boxes", "float32", (None, None, *own, 4)),
             TensorSpec("logits", "float32", (None, None, columns)),

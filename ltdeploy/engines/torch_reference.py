@@ -20,6 +20,7 @@ from .onnxruntime_engine import OnnxRuntimeEngine
 if TYPE_CHECKING:
     from ..models.classifier import Classifier
     from ..models.detectors.detector import Detector
+    from ..models.detectors.onnx_detector import OnnxDetector
     from ..models.onnx_classifier import OnnxClassifier
 
 __all__ = ["OnnxReference", "TorchReference", "reference_engine", "require_suits"]
@@ -128,7 +129,9 @@ def reference_engine(model: Classifier | OnnxClassifier, *, features: bool = Fal
     return TorchReference(model, features=features)
 
 
-def require_suits(fix: LogitMap, model: Classifier | OnnxClassifier | Detector) -> None:
+def require_suits(
+    fix: LogitMap, model: Classifier | OnnxClassifier | Detector | OnnxDetector
+) -> None:
     """Raise :class:`FixError` unless a fitted map can be applied to this model's outputs."""
     head, name = model.head, model.source.path.name
     if fix.classes != head.classes:

@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 __all__ = ["Activation", "Head", "HeadKind"]
 
 HeadKind = Literal["linear", "cosine"]
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "seesaw", "eqlv2"]
 
 
 @dataclass(frozen=True, eq=False)

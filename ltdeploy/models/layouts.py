@@ -34,7 +34,7 @@ _WEIGHT_KEYS = (
 )
 _ARCH_KEYS = ("arch", "model_name", "architecture", "model", "net_type", "backbone")
 _COUNT_KEYS = ("train_counts", "cls_num_list", "class_counts", "num_class_list", "img_num_list")
-_NAME_KEYS = ("class_names", "classes", "class_to_idx", "idx_to_class", "names")
+_NAME_KEYS = ("class_names", "classes", "CLASSES", "class_to_idx", "idx_to_class", "names")
 _LOSS_KEYS = ("trained_with", "loss_type", "loss")
 _NESTED_KEYS = ("args", "hyper_parameters", "hparams", "config", "opt", "cfg", "meta")
 _SAMPLER_KEYS = ("train_rule", "sampler", "sampler_type", "train_sampler", "sampling")
@@ -58,6 +58,7 @@ class Parts:
     train_hashes : fingerprints of the training images, shape (M,), where the file holds them.
     task : ``"classification"`` or ``"detection"``, where the file tells.
     canvas : a detector's canvas, as :meth:`ltdeploy.canvas.Canvas.to_dict` wrote it.
+    config : the text of mmdetection's config, where the file holds it.
     notes : what was recognised or assumed, for people.
     """
 
@@ -77,6 +78,7 @@ class Parts:
     train_hashes: np.ndarray[Any, np.dtype[np.uint64]] | None = None
     task: str | None = None
     canvas: Mapping[str, Any] | None = None
+    config: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -264,6 +266,9 @@ def as_mapping(value: object) -> Mapping[str, Any]:
 def _read_told(parts: Parts, data: Mapping[str, Any]) -> None:
     """Fill in architecture, names, counts and loss from wherever training codes put them."""
     places = [data, *(as_mapping(data.get(key)) for key in _NESTED_KEYS)]
+    meta = as_mapping(data.get("meta"))  # of mmengine
+    places.append(as_mapping(meta.get("dataset_meta")))
+    parts.config = meta["cfg"] if isinstance(meta.get("cfg"), str) else None
     if parts.arch is None:
         parts.arch = _first(places, _ARCH_KEYS, lambda v: v if isinstance(v, str) else None)
     if parts.train_counts is None:

@@ -16,7 +16,7 @@ from .reading import check_path
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxGraph", "read_onnx"]
+__all__ = ["OnnxGraph", "image_input", "read_model", "read_onnx", "transpose_input"]
 
 Layout = Literal["NCHW", "NHWC"]
 _FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -59,7 +59,7 @@ def read_onnx(path: Path) -> OnnxGraph:
     """
     require("onnx", extra="torch", purpose="read .onnx files")
     check_path(path)
-    model = _read_model(path)
+    model = read_model(path)
     graph = model.graph
     notes: list[str] = []
     stored = {tensor.name for tensor in graph.initializer}
@@ -69,7 +69,7 @@ def read_onnx(path: Path) -> OnnxGraph:
             f"{path} has {len(inputs)} inputs and {len(graph.output)} outputs; expected a "
             "classifier with one of each, images in and logits out."
         )
-    layout, height, width = _image_input(path, inputs[0])
+    layout, height, width = image_input(path, inputs[0])
     if len(graph.output[0].type.tensor_type.shape.dim) not in (0, 2):
         raise CheckpointError(
             f"{path} gives {graph.output[0].name!r} with "
@@ -81,7 +81,7 @@ def read_onnx(path: Path) -> OnnxGraph:
     _set_output(model, output, head.classes)
     name = inputs[0].name
     if layout == "NHWC":
-        _transpose_input(model, inputs[0])
+        transpose_input(model, inputs[0])
         notes.append("The graph takes images as [N, H, W, 3]; a Transpose was put in front.")
     batch = inputs[0].type.tensor_type.shape.dim[0]
     if not batch.dim_param:
@@ -98,7 +98,14 @@ def read_onnx(path: Path) -> OnnxGraph:
     )
 
 
-def _read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its weights.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not ONNX, or keeps data outside its folder.
+    """
     library = require("onnx", extra="torch", purpose="read .onnx files")
     protobuf = require("google.protobuf.message", extra="torch", purpose="read .onnx files")
     try:
@@ -132,7 +139,14 @@ def _read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _image_input(path: Path, value: Any) -> tuple[Layout, int | None, int | None]:
+def image_input(path: Path, value: Any) -> tuple[Layout, int | None, int | None]:
+    """Return the layout, height and width of the images that a graph takes.
+
+    Raises
+    ------
+    CheckpointError
+        If it takes no float32 images of three channels.
+    """
     tensor = value.type.tensor_type
     sides = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
     if tensor.elem_type != _FLOAT:
@@ -173,7 +187,8 @@ def _set_output(model: onnx.ModelProto, name: str, classes: int) -> None:
     value.type.tensor_type.elem_type = _FLOAT
 
 
-def _transpose_input(model: onnx.ModelProto, value: Any) -> None:
+def transpose_input(model: onnx.ModelProto, value: Any) -> None:
+    """Let a graph of images [N, H, W, 3] take [N, 3, H, W], by a Transpose in front, in place."""
     from onnx import helper
 
     inner = free_name(f"{value.name}_nhwc", set(names_in(model)))

@@ -14,7 +14,15 @@ from .head import Head
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["free_name", "head_nodes", "names_in", "producer", "read_head", "replace_head"]
+__all__ = [
+    "constant",
+    "free_name",
+    "head_nodes",
+    "names_in",
+    "producer",
+    "read_head",
+    "replace_head",
+]
 
 
 def producer(model: onnx.ModelProto, name: str) -> Any:
@@ -42,7 +50,7 @@ def head_nodes(model: onnx.ModelProto, output: str, where: str) -> tuple[Any, An
 
 def read_head(model: onnx.ModelProto, node: Any, add: Any, where: str) -> Head:
     """Return W as (C, D) and b, whatever the orientation in the file."""
-    stored = _constant(model, node.input[1])
+    stored = constant(model, node.input[1])
     if stored is None or stored.ndim != 2 or stored.dtype != np.float32:
         found = "no constant" if stored is None else f"{stored.dtype} of shape {stored.shape}"
         raise CheckpointError(
@@ -62,7 +70,7 @@ def read_head(model: onnx.ModelProto, node: Any, add: Any, where: str) -> Head:
     if add is not None:
         terms += [(name, 1.0) for name in add.input if name not in node.output]
     for name, factor in terms:
-        term = _constant(model, name)
+        term = constant(model, name)
         if term is None:
             raise CheckpointError(
                 f"{where}: something that is not a constant is added to the last linear layer; "
@@ -73,7 +81,7 @@ def read_head(model: onnx.ModelProto, node: Any, add: Any, where: str) -> Head:
     return Head("linear", np.ascontiguousarray(weight), bias)
 
 
-def _constant(model: onnx.ModelProto, name: str) -> npt.NDArray[Any] | None:
+def constant(model: onnx.ModelProto, name: str) -> npt.NDArray[Any] | None:
     """Return an initializer's or Constant node's value, also through Identity and Transpose."""
     from onnx import numpy_helper
 
@@ -87,7 +95,7 @@ def _constant(model: onnx.ModelProto, name: str) -> npt.NDArray[Any] | None:
     if node.op_type == "Constant":
         return next((numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"), None)
     if node.op_type in ("Identity", "Transpose"):
-        inner = _constant(model, node.input[0])
+        inner = constant(model, node.input[0])
         if inner is None or node.op_type == "Identity":
             return inner
         order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)

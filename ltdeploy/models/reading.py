@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "check_path", "read_content", "read_json", "read_weights", "source_sha256"]
 
-_SUFFIXES = (".pt", ".pth", ".tar", ".th", ".ckpt", ".bin", ".safetensors", ".onnx")
+_SUFFIXES = (".pt", ".pth", ".tar", ".th", ".ckpt", ".bin", ".pkl", ".safetensors", ".onnx")
 Kind = Literal["pickle", "safetensors", "hf"]
 
 

@@ -20,11 +20,16 @@ from typing import IO, Any
 import torch
 
 from ..errors import CheckpointError, UnsafeCheckpointError
+from .plain_pickle import is_plain_pickle, load_plain_pickle
 from .safe_arrays import CheckedArray, CheckedDtype, checked_scalar, empty_bytes
 
 __all__ = ["load_pickle"]
 
 _LISTED = 12
+
+
+class _Logged:
+    """Take the place of mmengine's log of numbers, of which nothing is used."""
 
 
 def _allowed() -> list[Any]:
@@ -34,6 +39,7 @@ def _allowed() -> list[Any]:
     """
     return [
         argparse.Namespace,
+        (_Logged, "mmengine.logging.history_buffer.HistoryBuffer"),
         (CheckedDtype, "numpy.dtype"),
         (CheckedArray, "numpy.ndarray"),
         *((empty_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
@@ -47,7 +53,8 @@ def _allowed() -> list[Any]:
 def load_pickle(path: Path, *, trust: bool) -> Any:
     """Return the object in a file that ``torch.save`` wrote, tensors on the CPU.
 
-    Files in the zip format are memory-mapped, so that optimizer states cost no memory.
+    Files in the zip format are memory-mapped, so that optimizer states cost no memory. A plain
+    pickle, as detectron2's model zoo has, is read by :mod:`ltdeploy.models.plain_pickle`.
 
     Parameters
     ----------
@@ -63,6 +70,14 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
         If the file is truncated or not what ``torch.save`` writes.
     """
     is_zip = zipfile.is_zipfile(path)
+    if not is_zip and is_plain_pickle(path):
+        try:
+            return load_plain_pickle(path)
+        except UnsafeCheckpointError:
+            if not trust:
+                raise
+        with path.open("rb") as file:
+            return pickle.load(file, encoding="latin1")  # the user said so
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)

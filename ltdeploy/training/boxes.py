@@ -21,6 +21,7 @@ from ..datasets.boxes import BoxDataset
 from ..errors import DataError, UsageError
 from ..models.detectors.architectures import (
     ARCHITECTURES,
+    RCNN_KINDS,
     Architecture,
     build_detector,
     check_detector_arch,
@@ -108,7 +109,7 @@ def train_detector(
     torch = require("torch", extra="torch", purpose="train")
     started = time.perf_counter()
     architecture = _trainable(arch, class_loss, trained_with, options)
-    is_rcnn = architecture.kind == "rcnn"
+    is_rcnn = architecture.kind in RCNN_KINDS
     size = canvas or architecture.canvas()
     path = resume_path(out)
     if path.exists() and not resume:
@@ -174,12 +175,12 @@ def _trainable(
             f"{arch} learns masks, and only boxes are trained here; expected a detector of boxes, "
             f"for example torchvision:{name.replace('mask', 'faster')}."
         )
-    if class_loss is not None and architecture.kind != "rcnn":
+    if class_loss is not None and architecture.kind not in RCNN_KINDS:
         raise UsageError(
             f"A class loss was given for {arch}, whose head scores each class by itself; expected "
             "an R-CNN, for example torchvision:fasterrcnn_resnet50_fpn."
         )
-    if options.proposals is not None and architecture.kind != "rcnn":
+    if options.proposals is not None and architecture.kind not in RCNN_KINDS:
         raise UsageError(
             f"proposals is {options.proposals}, but {arch} makes none; leave it out, or train an "
             "R-CNN, for example torchvision:fasterrcnn_resnet50_fpn."

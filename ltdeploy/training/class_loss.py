@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
+from ..models.detectors.cascade import CascadeHeads
+
 __all__ = ["ClassLoss", "using_class_loss"]
 
 # (logits (R, F + 1), labels (R,) with the background 0 and class c at c + 1) -> scalar
@@ -24,7 +26,8 @@ def using_class_loss(
 
     Parameters
     ----------
-    module : ``torchvision.models.detection.FasterRCNN``.
+    module : ``torchvision.models.detection.FasterRCNN``, also with the heads of a cascade, each of
+        whose stages takes the loss.
     class_loss : from logits (R, F + 1) and labels (R,), 0 the background, to a scalar.
     proposals : how many per image it is computed from; None leaves torchvision's number.
 
@@ -35,7 +38,12 @@ def using_class_loss(
     """
     holder: Any = module
     own = holder.roi_heads
-    holder.roi_heads = _HeadsWithLoss(own, class_loss, proposals).train(own.training)
+    swapped: nn.Module
+    if isinstance(own, CascadeHeads):
+        swapped = CascadeHeads(own.stages, class_loss, proposals)
+    else:
+        swapped = _HeadsWithLoss(own, class_loss, proposals)
+    holder.roi_heads = swapped.train(own.training)
     try:
         yield
     finally:

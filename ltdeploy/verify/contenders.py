@@ -30,6 +30,7 @@ __all__ = [
     "bundle_contender",
     "checkpoint_contender",
     "is_bundle",
+    "precision_not_computed",
     "reference_file",
     "reference_of",
 ]
@@ -114,13 +115,8 @@ def bundle_contender(bundle: Bundle, engine: str = "auto") -> Contender:
             "are, its figures are flattered",
         )
     opened = open_engine(bundle, engine)
-    precision = bundle.manifest.graphs[0].precision
-    not_computed = None if computes(opened.name, precision) else precision
-    if not_computed is not None:
-        notes += (
-            f"{opened.name} computes {precision} in float32 on this processor, so nothing here "
-            f"says what {precision} costs: verify {bundle.path.name} where it will run",
-        )
+    not_computed, note = precision_not_computed(bundle, opened)
+    notes += note
     return Contender(
         name=bundle.path.name,
         engine=opened,
@@ -131,6 +127,19 @@ def bundle_contender(bundle: Bundle, engine: str = "auto") -> Contender:
         seen=seen,
         notes=notes,
         not_computed=not_computed,
+    )
+
+
+def precision_not_computed(
+    bundle: Bundle, engine: Engine
+) -> tuple[Precision | None, tuple[str, ...]]:
+    """Return a bundle's precision where an engine computes float32 instead, and a note of it."""
+    precision = bundle.manifest.graphs[0].precision
+    if computes(engine.name, precision):
+        return None, ()
+    return precision, (
+        f"{engine.name} computes {precision} in float32 on this processor, so nothing here "
+        f"says what {precision} costs: verify {bundle.path.name} where it will run",
     )
 
 

@@ -118,6 +118,7 @@ def result(*contestants: Contestant, interrupted: bool = False) -> BenchResult:
     )
     return BenchResult(
         contestants=made,
+        measure="accuracy",
         groups=GROUPS,
         seconds=3.0,
         rounds=10,

@@ -17,13 +17,14 @@ from samples import draw_photo, write_checkpoint
 
 from ltdeploy.bench import BenchOptions, BenchResult, run_bench
 from ltdeploy.bench import process as processes
-from ltdeploy.bench import run as runs
+from ltdeploy.bench.accuracy import ClassifierTask
 from ltdeploy.bench.process import EngineProcess
 from ltdeploy.bench.worker import Worker
 from ltdeploy.bundle import Bundle, open_bundle
 from ltdeploy.datasets import Dataset, open_dataset
 from ltdeploy.engines import open_engine
 from ltdeploy.errors import DataError, EngineError, UsageError
+from ltdeploy.progress import silent
 from ltdeploy.verify import compare_models
 
 QUICK = BenchOptions(batches=(2, 1), threads=(1,), seconds=0.05)
@@ -143,14 +144,14 @@ def test_without_an_accuracy_of_the_first_there_is_no_change(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sound = runs.measure_accuracy
+    sound = ClassifierTask.accuracy
 
-    def failing(bundle: Bundle, *told: Any, **more: Any) -> Any:
+    def failing(task: ClassifierTask, bundle: Bundle, *told: Any, **more: Any) -> Any:
         if bundle.path == open_bundle(bundle_path).path:
             raise EngineError("The device is lost.")
-        return sound(bundle, *told, **more)
+        return sound(task, bundle, *told, **more)
 
-    monkeypatch.setattr(runs, "measure_accuracy", failing)
+    monkeypatch.setattr(ClassifierTask, "accuracy", failing)
     copy = shutil.copytree(other_bundle, tmp_path / "third.ltd")
     bundles = [bundle_path, other_bundle, copy]
     found = run_bench(bundles, engines=["onnxruntime"], dataset=photos, options=QUICK)
@@ -199,7 +200,6 @@ def test_an_interrupted_run_tells_what_it_has(bundle_path: Path) -> None:
 
 
 def test_images_that_chose_the_fix_are_told(bundle_path: Path, photos: Dataset) -> None:
-    from ltdeploy.bench.accuracy import measure_accuracy
     from ltdeploy.images import load_prepared
     from ltdeploy.inference import fingerprints
 
@@ -210,8 +210,12 @@ def test_images_that_chose_the_fix_are_told(bundle_path: Path, photos: Dataset) 
 
     opened = open_bundle(bundle_path)
     chosen = Chosen(opened.path, opened.manifest)
-    assert measure_accuracy(chosen, "onnxruntime", photos)[0].chose_fix == 3
-    assert measure_accuracy(opened, "onnxruntime", photos)[0].chose_fix == 0
+
+    def chose(bundle: Bundle) -> int:
+        told: Any = {"is_first": True, "track": silent, "label": "accuracy"}
+        return ClassifierTask(photos).accuracy(bundle, "onnxruntime", **told).chose_fix
+
+    assert (chose(chosen), chose(opened)) == (3, 0)
 
 
 def test_unreadable_images_are_counted_and_none_readable_refused(

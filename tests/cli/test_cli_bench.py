@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,18 +95,14 @@ def test_bad_input_is_said_before_the_work(
     assert complaint in errors
 
 
-def test_a_detector_is_refused_before_anything_runs(
-    cli: Cli, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_classifiers_and_detectors_are_not_measured_together(
+    cli: Cli, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def started(*_: object, **__: object) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr("ltdeploy.bench.rounds.EngineProcess", started)
-    monkeypatch.setattr(Bundle, "is_detector", property(lambda bundle: True))
-    code, _, errors = cli(bundle_path, *QUICK, "--data", "boxes.json")
+    monkeypatch.setattr(Bundle, "is_detector", property(lambda bundle: bundle.path == other))
+    other = shutil.copytree(bundle_path, tmp_path / "other.ltd").resolve()
+    code, _, errors = cli(bundle_path, other, *QUICK)
     assert code == 2
-    assert "is a detector; bench measures classifiers in this version." in errors
-    assert "boxes.json" not in errors
+    assert "other.ltd is a detector and others are classifiers" in errors
 
 
 def test_the_time_left_is_told_on_a_terminal(

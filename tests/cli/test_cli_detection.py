@@ -80,7 +80,7 @@ def test_inspect_knows_a_detector(cli: Cli, made: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--precision", "int8"), r"is a detector, and --precision is for classifiers"),
+        (("--jpeg-scaling",), "is a detector, and --jpeg-scaling is for classifiers"),
         (("--tau", "0.7"), "20.98"),
         (("--fix", "norcal:gamma=auto", "--val", "boxes-0.json"), "calibrate"),
         (("--canvas", "wide"), "--canvas is 'wide'; expected HEIGHTxWIDTH"),

@@ -11,20 +11,31 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models import detection, resnet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from ltdeploy.export.detection.static_cascade import StaticCascade
 from ltdeploy.export.detection.static_one_stage import StaticFcos, StaticRetinaNet
 from ltdeploy.export.detection.static_queries import StaticDetr, StaticQueries
 from ltdeploy.export.detection.static_rcnn import StaticRcnn
 from ltdeploy.export.to_onnx import drop_checks
+from ltdeploy.models.detectors.cascade import CascadeHeads, cascade_stages
 from ltdeploy.models.detectors.reference_one_stage import fcos_outputs, retinanet_outputs
 from ltdeploy.models.detectors.reference_queries import query_outputs
 from ltdeploy.models.detectors.reference_rcnn import rcnn_outputs
 
-__all__ = ["CLASSES", "DETECTORS", "QUERY_DETECTORS", "SIZE", "exported", "images", "static"]
+__all__ = [
+    "CLASSES",
+    "DETECTORS",
+    "QUERY_DETECTORS",
+    "SAMPLES",
+    "SIZE",
+    "exported",
+    "images",
+    "static",
+]
 
 CLASSES = 4
 SIZE = (64, 96)
@@ -57,6 +68,13 @@ def _pyramid(*, last: bool, channels: int = 32) -> nn.Module:
     return BackboneWithFPN(_Stages(), stages, [16, 24, 32], channels, extra_blocks=extra)
 
 
+def _resnext_pyramid() -> nn.Module:
+    """Return a ResNeXt of one block per stage, 8 groups of 4 channels, with its pyramid."""
+    body = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], groups=8, width_per_group=4)
+    stages = {"layer1": "0", "layer2": "1", "layer3": "2"}
+    return BackboneWithFPN(body, stages, [256, 512, 1024], 32)
+
+
 def _retinanet() -> nn.Module:
     sizes = tuple((side, 1.26 * side) for side in (8, 16, 32, 64, 96))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
@@ -77,15 +95,25 @@ def _fcos() -> nn.Module:
     )
 
 
-def _rcnn() -> nn.Module:
+def _rcnn(pyramid: nn.Module | None = None) -> nn.Module:
     anchors = AnchorGenerator(((8,), (16,), (32,), (64,)), ((0.5, 1.0, 2.0),) * 4)
     return detection.FasterRCNN(
-        _pyramid(last=False),
+        pyramid or _pyramid(last=False),
         CLASSES + 1,
         rpn_anchor_generator=anchors,
         rpn_pre_nms_top_n_test=60,
         rpn_post_nms_top_n_test=TOP_K,
     )
+
+
+def _rcnn_resnext() -> nn.Module:
+    return _rcnn(_resnext_pyramid())
+
+
+def _cascade() -> nn.Module:
+    module = _rcnn()
+    module.roi_heads = CascadeHeads(cascade_stages(32, CLASSES + 1))
+    return module
 
 
 _SMALL = {
@@ -154,10 +182,13 @@ DETECTORS: dict[str, tuple[Callable[[], nn.Module], Any, Reference]] = {
     "retinanet": (_retinanet, StaticRetinaNet, retinanet_outputs),
     "fcos": (_fcos, StaticFcos, fcos_outputs),
     "rcnn": (_rcnn, StaticRcnn, rcnn_outputs),
+    "cascade_rcnn": (_cascade, StaticCascade, rcnn_outputs),
     "detr": (_detr, StaticDetr, query_outputs),
     "rt_detr_v2": (_rt_detr_v2, StaticQueries, query_outputs),
     "d_fine": (_d_fine, StaticQueries, query_outputs),
 }
+# Beside one of each family: another kind of backbone.
+SAMPLES = DETECTORS | {"rcnn_resnext": (_rcnn_resnext, StaticRcnn, rcnn_outputs)}
 QUERY_DETECTORS = ("detr", "rt_detr_v2", "d_fine")
 
 
@@ -165,7 +196,7 @@ QUERY_DETECTORS = ("detr", "rt_detr_v2", "d_fine")
 def detector(family: str) -> nn.Module:
     """Return an untrained detector whose boxes and scores differ from each other."""
     torch.manual_seed(7)
-    module = DETECTORS[family][0]().eval().requires_grad_(False)
+    module = SAMPLES[family][0]().eval().requires_grad_(False)
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for name, part in module.named_modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
@@ -187,7 +218,7 @@ def detector(family: str) -> nn.Module:
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_(0, 0.2)
     with torch.no_grad():
-        DETECTORS[family][2](module, images(4, seed=100))
+        SAMPLES[family][2](module, images(4, seed=100))
     for norm in norms:
         norm.eval()
         norm.running_var.clamp_(min=1e-3)
@@ -196,7 +227,7 @@ def detector(family: str) -> nn.Module:
 
 def static(family: str, module: nn.Module | None = None) -> nn.Module:
     """Return the graph of fixed sizes of a family's detector, or of a folded copy of it."""
-    made: nn.Module = DETECTORS[family][1](module or detector(family), *SIZE)
+    made: nn.Module = SAMPLES[family][1](module or detector(family), *SIZE)
     return made.eval()
 
 

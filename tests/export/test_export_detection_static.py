@@ -182,7 +182,7 @@ def test_the_class_layer_is_the_one_that_makes_the_logits(family: str) -> None:
     columns = reference(family, images(1))["logits"].shape[-1]
     background = CLASS_ROWS[family].background is not None
     assert weight.shape[1] == columns == CLASSES + background
-    assert len(weight) == (6 if family == "retinanet" else 1)
+    assert len(weight) == {"retinanet": 6, "cascade_rcnn": 3}.get(family, 1)
     assert bias is not None
     assert bias.shape == weight.shape[:2]
 

@@ -113,7 +113,7 @@
     const room = 0.12 * (Math.max(...ends) - Math.min(...ends)) || 1;
     const most = (end) => Math.max(...points.map(({ speed }) => speed[end]));
     const fastest = Math.min(most("high"), REACH * most("value"));
-    canvas.setAttribute("aria-label", `Speed against accuracy at ${cell.selectedOptions[0].text}. `
+    canvas.setAttribute("aria-label", `Speed against ${result.measure} at ${cell.selectedOptions[0].text}. `
       + points.map((point) => words(point).join(", ")).join("; "));
     draw(canvas, {
       type: "scatter",
@@ -126,7 +126,7 @@
         layout: { padding: { right: 12, top: 8 } },
         scales: {
           x: axis("images per second", { min: 0, max: fastest * 1.06, ticks: { includeBounds: false } }),
-          y: axis(`accuracy of ${group.value}, %`, { min: Math.max(0, Math.min(...ends) - room), max: Math.min(100, Math.max(...ends) + room),
+          y: axis(`${result.measure} of ${group.value}, %`, { min: Math.max(0, Math.min(...ends) - room), max: Math.min(100, Math.max(...ends) + room),
             ticks: { includeBounds: false } }),
         },
         plugins: { legend: { display: false }, tooltip: tooltip(({ raw }) => words(raw)) },

@@ -1,8 +1,10 @@
 """Which fix for a detector, and how strong: chosen by average precision on validation images."""
 
 from .candidates import AUTO, box_candidates
-from .evidence import BoxEvidence, RawBoxes, evidence_of_detector
+from .evidence import BoxEvidence, evidence_of_detector
 from .fix_out import fix_file_of_boxes
+from .outputs import RawBoxes
+from .report import render_box_report
 from .result import BoxCalibration, BoxFigures, BoxMethodResult, shown_fix
 from .run import calibrate_boxes
 
@@ -17,5 +19,6 @@ __all__ = [
     "calibrate_boxes",
     "evidence_of_detector",
     "fix_file_of_boxes",
+    "render_box_report",
     "shown_fix",
 ]

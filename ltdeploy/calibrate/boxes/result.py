@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...arrays import IntArray
 from ...classes import ClassTable
-from ...fixes import Fix, LogitMap
+from ...fixes import AffineMap, Fix, LogitMap
 from ...fixes.group_odds import GroupOdds
 from ...metrics.detection import mean_precision
 from ..candidates import Skipped
@@ -134,6 +135,7 @@ class BoxCalibration:
     aim : what was asked for.
     methods : every method that was tried, in the order of the objective, no fix at all first.
     fix : the map of the chosen one, fitted on all photographs.
+    columns : where in the head's logits the classes are, shape (F,).
     reason : why it, in one sentence.
     warnings : what the user should know before relying on it.
     skipped : methods that were not tried, and why.
@@ -149,6 +151,7 @@ class BoxCalibration:
     aim: Aim
     methods: tuple[BoxMethodResult, ...]
     fix: LogitMap
+    columns: IntArray
     reason: str
     warnings: tuple[str, ...]
     skipped: tuple[Skipped, ...]
@@ -164,9 +167,15 @@ class BoxCalibration:
         """The method that is proposed; it may be no fix."""
         return next(method for method in self.methods if method.is_chosen)
 
+    def _class_map(self) -> tuple[Float64, Float64]:
+        """Return what the fix multiplies each class's logit by and adds to it, shapes (F,)."""
+        assert isinstance(self.fix, AffineMap)  # all that a detector's class layer takes
+        return self.fix.scale[self.columns], self.fix.shift[self.columns]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the machine-readable result."""
         table, before, after = self.classes, self.before.figures, self.chosen.figures
+        scale, shift = self._class_map()
         return {
             "schema": 1,
             "task": "detection",
@@ -195,6 +204,8 @@ class BoxCalibration:
                     "after": _known(after.by_class[label]),
                     "before_ap50": _known(before.by_class50[label]),
                     "after_ap50": _known(after.by_class50[label]),
+                    "scale": float(scale[label]),
+                    "shift": float(shift[label]),
                 }
                 for label in range(len(table))
             ],

@@ -11,7 +11,14 @@ import numpy as np
 from ... import __version__
 from ...arrays import IntArray
 from ...errors import FixError, UsageError
-from ...fixes import AffineMap, Fix, FixContext, LogitMap, fit_group_odds
+from ...fixes import (
+    AffineMap,
+    Fix,
+    FixContext,
+    LogitMap,
+    fit_group_odds,
+    foreground_columns,
+)
 from ...progress import Tracker, silent
 from ..candidates import Skipped
 from ..objective import Aim
@@ -132,6 +139,7 @@ def calibrate_boxes(
             *sorted(results[1:], key=lambda one: (-one.objective, one.freedom)),
         ),
         fix=chosen.fitted,
+        columns=foreground_columns(head),
         reason=reason_for_boxes(
             contestants, standings, aim, shown, groups[0] if len(groups) > 1 else ""
         ),

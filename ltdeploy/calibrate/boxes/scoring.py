@@ -16,7 +16,8 @@ from ...metrics.detection import average_precision, mean_precision
 from ...metrics.matching import IOU_THRESHOLDS, Matches, match
 from ...postprocess import postprocess
 from ..objective import Aim
-from .evidence import BoxEvidence, RawBoxes
+from .evidence import BoxEvidence
+from .outputs import RawBoxes
 
 __all__ = ["BoxStrata", "HeldOut", "Scorer", "folds_of", "strata_of_boxes"]
 

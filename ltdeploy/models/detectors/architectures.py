@@ -12,7 +12,8 @@ from ..._optional import require
 from ...canvas import Canvas, Fit
 from ...errors import UsageError, did_you_mean
 from ...postprocess import KeepRule, ScoreRule
-from .class_rows import CLASS_ROWS
+from .class_rows import CLASS_ROWS, ClassRows
+from .design import BACKBONES, DESIGNS, FAMILIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "QUERY_KINDS",
+    "RCNN_KINDS",
     "Architecture",
     "Kind",
     "build_detector",
     "check_detector_arch",
 ]
 
-Kind = Literal["rcnn", "retinanet", "fcos", "detr", "rt_detr_v2", "d_fine"]
+Kind = Literal["rcnn", "cascade_rcnn", "retinanet", "fcos", "detr", "rt_detr_v2", "d_fine"]
+# Proposals first, then their classes and boxes.
+RCNN_KINDS: tuple[Kind, ...] = ("rcnn", "cascade_rcnn")
 # Transformers with a fixed number of queries, of which no two are trained to find the same object.
 QUERY_KINDS: tuple[Kind, ...] = ("detr", "rt_detr_v2", "d_fine")
 
@@ -40,21 +44,28 @@ class Architecture:
     kind : how its parts fit together.
     height_px, width_px : the canvas it is used on unless told otherwise; a photograph of 4:3 that
         is scaled as torchvision's ``min_size`` says, rounded up to whole strides of 32.
+    own_rows : where its classes are, if not where those of its kind are.
     """
 
     kind: Kind
     height_px: int
     width_px: int
+    own_rows: ClassRows | None = None
+
+    @property
+    def class_rows(self) -> ClassRows:
+        """Where its classes are."""
+        return self.own_rows or CLASS_ROWS[self.kind]
 
     def background(self, columns: int) -> int | None:
         """Return which of C columns of logits is the background; None where there is none."""
-        place = CLASS_ROWS[self.kind].background
+        place = self.class_rows.background
         return None if place is None else {"first": 0, "last": columns - 1}[place]
 
     def score_rule(self, columns: int) -> ScoreRule:
         """Return how rows of C logits become scores."""
         return ScoreRule(
-            CLASS_ROWS[self.kind].activation,
+            self.class_rows.activation,
             background=self.background(columns),
             quality="sqrt" if self.kind == "fcos" else "none",
         )
@@ -72,18 +83,16 @@ class Architecture:
 
 
 _SMALL, _LARGE = (320, 448), (800, 1088)
+_KINDS: dict[str, Kind] = {
+    "cascade_rcnn": "cascade_rcnn",
+    "retinanet": "retinanet",
+    "fcos": "fcos",
+}
 
-# torchvision's names.
+# By torchvision's names and their rule: FAMILY_BACKBONE_fpn, some with _v2.
 ARCHITECTURES: dict[str, Architecture] = {
-    "fasterrcnn_mobilenet_v3_large_320_fpn": Architecture("rcnn", *_SMALL),
-    "fasterrcnn_mobilenet_v3_large_fpn": Architecture("rcnn", *_LARGE),
-    "fasterrcnn_resnet50_fpn": Architecture("rcnn", *_LARGE),
-    "fasterrcnn_resnet50_fpn_v2": Architecture("rcnn", *_LARGE),
-    "maskrcnn_resnet50_fpn": Architecture("rcnn", *_LARGE),
-    "maskrcnn_resnet50_fpn_v2": Architecture("rcnn", *_LARGE),
-    "retinanet_resnet50_fpn": Architecture("retinanet", *_LARGE),
-    "retinanet_resnet50_fpn_v2": Architecture("retinanet", *_LARGE),
-    "fcos_resnet50_fpn": Architecture("fcos", *_LARGE),
+    name: Architecture(_KINDS.get(design.family, "rcnn"), *(_SMALL if design.is_small else _LARGE))
+    for name, design in DESIGNS.items()
 }
 
 
@@ -103,13 +112,16 @@ def check_detector_arch(arch: str) -> str:
         )
     if name not in ARCHITECTURES:
         raise UsageError(
-            f"No detector is called {name!r}; known are {', '.join(ARCHITECTURES)}."
-            f"{did_you_mean(name, ARCHITECTURES)}"
+            f"No detector is called {name!r}; expected FAMILY_BACKBONE_fpn with a family of "
+            f"{', '.join(FAMILIES)} and a backbone of {', '.join(BACKBONES)}; some have a second "
+            f"version, _fpn_v2.{did_you_mean(name, ARCHITECTURES)}"
         )
     return name
 
 
-def build_detector(arch: str, foreground: int, canvas: Canvas | None = None) -> nn.Module:
+def build_detector(
+    arch: str, foreground: int, canvas: Canvas | None = None, *, frozen: bool = False
+) -> nn.Module:
     """Build an untrained detector of torchvision.
 
     Parameters
@@ -117,6 +129,8 @@ def build_detector(arch: str, foreground: int, canvas: Canvas | None = None) -> 
     arch : ``torchvision:NAME``.
     foreground : number of classes F, the background not counted.
     canvas : what it will see; None is the architecture's own.
+    frozen : whether the backbone's normalisations are constants, as torchvision has them where the
+        training started from published weights.
 
     Returns
     -------
@@ -133,12 +147,9 @@ def build_detector(arch: str, foreground: int, canvas: Canvas | None = None) -> 
     detection: Any = require(
         "torchvision.models.detection", extra="torch", purpose="build detectors"
     )
-    kind = ARCHITECTURES[name].kind
-    module: Any = getattr(detection, name)(
-        weights=None,
-        weights_backbone=None,
-        num_classes=foreground + 1 if kind == "rcnn" else foreground,
-    )
+    from .building import build_torchvision
+
+    module: Any = build_torchvision(DESIGNS[name], foreground, frozen=frozen)
     size = canvas or ARCHITECTURES[name].canvas()
     module.transform = detection.transform.GeneralizedRCNNTransform(
         size.height_px,

@@ -3,6 +3,8 @@
 What the layers' outputs go through before they are logits decides what folds:
 
 - R-CNNs, DETR: one linear layer, the logits are its output.
+- Cascade R-CNNs: one linear layer per stage, the logits are the mean of their outputs, and
+  ``A z + c`` is the mean of ``A z_t + c``: each layer takes the same fix.
 - RetinaNet, FCOS: a convolution whose channels are all classes of the first anchor, then of the
   second, and so on; each anchor's rows take the same fix.
 - RT-DETR v2, D-FINE: one linear layer per decoder layer, of which only the one that is evaluated
@@ -28,6 +30,8 @@ from ...errors import CheckpointError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from ...postprocess import Activation
+
 __all__ = ["CLASS_ROWS", "ClassRows", "class_paths", "class_weights", "fold_into"]
 
 Array = npt.NDArray[np.float64]
@@ -40,24 +44,36 @@ class ClassRows:
     Parameters
     ----------
     paths : of layers with one row per class (and anchor); ``{last}`` is the decoder layer that is
-        evaluated. Several paths are several names of the same layer.
+        evaluated. Several paths are several names of the same layer, unless ``averaged``.
     background : ``"first"`` or ``"last"`` column of the logits, None where there is none.
     tiled : whether the rows are those of all classes for each anchor in turn.
     added : path of a layer whose one output is added to all logits, where there is one.
+    averaged : whether the paths are layers apart, the mean of whose outputs are the logits.
+    own_boxes : whether each class has boxes of its own, and not all of a row the same.
     activation : what turns logits into scores.
+    linear : whether nothing but a mean is between the layers and the logits, so that a fix folds.
     """
 
     paths: tuple[str, ...]
     background: Literal["first", "last"] | None
-    activation: Literal["softmax", "sigmoid"]
+    activation: Activation
     tiled: bool = False
     added: str | None = None
+    averaged: bool = False
+    own_boxes: bool = False
+    linear: bool = True
 
 
 _DECODER = ("model.decoder.class_embed.{last}", "class_embed.{last}")
 
 CLASS_ROWS: dict[str, ClassRows] = {
-    "rcnn": ClassRows(("roi_heads.box_predictor.cls_score",), "first", "softmax"),
+    "rcnn": ClassRows(("roi_heads.box_predictor.cls_score",), "first", "softmax", own_boxes=True),
+    "cascade_rcnn": ClassRows(
+        tuple(f"roi_heads.stages.{stage}.box_predictor.cls_score" for stage in range(3)),
+        "first",
+        "softmax",
+        averaged=True,
+    ),
     "retinanet": ClassRows(("head.classification_head.cls_logits",), None, "sigmoid", tiled=True),
     "fcos": ClassRows(("head.classification_head.cls_logits",), None, "sigmoid", tiled=True),
     "detr": ClassRows(("class_labels_classifier",), "last", "softmax"),
@@ -80,12 +96,12 @@ def class_paths(module: Any, family: str) -> tuple[str, ...]:
 
 
 def class_weights(module: Any, family: str) -> tuple[Array, Array | None]:
-    """Return the class layer's rows, one block per anchor.
+    """Return the class layers' rows, one block per anchor or averaged layer.
 
     Returns
     -------
-    weight : array of shape (anchors, C, D), float64; one anchor where nothing is tiled.
-    bias : array of shape (anchors, C), float64, or None.
+    weight : array of shape (blocks, C, D), float64; one block where nothing is tiled or averaged.
+    bias : array of shape (blocks, C), float64, or None.
 
     Raises
     ------
@@ -93,20 +109,22 @@ def class_weights(module: Any, family: str) -> tuple[Array, Array | None]:
         For an unknown family.
     """
     rows = _rows(family)
-    layer = module.get_submodule(_path(rows.paths[0], module))
+    layers = [module.get_submodule(path) for path in _layers(rows, module)]
     anchors = module.head.classification_head.num_anchors if rows.tiled else 1
-    weight = layer.weight.detach().double().numpy()
-    weight = weight.reshape(anchors, weight.shape[0] // anchors, -1)
-    if layer.bias is None:
+    blocks = len(layers) * anchors
+    weight = np.concatenate([layer.weight.detach().double().numpy() for layer in layers])
+    weight = weight.reshape(blocks, weight.shape[0] // blocks, -1)
+    if any(layer.bias is None for layer in layers):
         return weight, None
-    return weight, layer.bias.detach().double().numpy().reshape(anchors, -1)
+    bias = np.concatenate([layer.bias.detach().double().numpy() for layer in layers])
+    return weight, bias.reshape(blocks, -1)
 
 
 def fold_into(module: Any, family: str, scale: Array, shift: Array) -> nn.Module:
     """Return a copy of a detector whose logits are ``A z + c`` of the original's.
 
-    ``W' = A W`` and ``b' = A b + c`` in float64, rounded once, for each anchor's block of rows. The
-    copy shares all other weights with the original, which stays as it is.
+    ``W' = A W`` and ``b' = A b + c`` in float64, rounded once, for each block of rows. The copy
+    shares all other weights with the original, which stays as it is.
 
     Parameters
     ----------
@@ -134,10 +152,13 @@ def fold_into(module: Any, family: str, scale: Array, shift: Array) -> nn.Module
     bias = shift + (np.zeros((len(weight), columns)) if bias is None else bias @ matrix.T)
     shared = {id(held): held for held in (*module.parameters(), *module.buffers())}
     folded: Any = copy.deepcopy(module, shared)
-    old = folded.get_submodule(_path(rows.paths[0], module))
-    layer = _with_rows(torch, old, weight.reshape(old.weight.shape), bias.reshape(-1))
-    for path in rows.paths:
-        folded.set_submodule(_path(path, module), layer)
+    layers = _layers(rows, module)
+    parts = np.split(weight, len(layers)), np.split(bias, len(layers))
+    for path, of_layer, shifts in zip(layers, *parts, strict=True):
+        old = folded.get_submodule(path)
+        layer = _with_rows(torch, old, of_layer.reshape(old.weight.shape), shifts.reshape(-1))
+        for name in (path,) if rows.averaged else class_paths(module, family):
+            folded.set_submodule(name, layer)
     sums = matrix.sum(axis=1)
     if rows.added is not None and not np.array_equal(sums, np.ones(columns)):
         path = _path(rows.added, module)
@@ -155,6 +176,12 @@ def _rows(family: str) -> ClassRows:
             f"{did_you_mean(family, CLASS_ROWS)}"
         )
     return CLASS_ROWS[family]
+
+
+def _layers(rows: ClassRows, module: Any) -> list[str]:
+    """Return one path for each class layer."""
+    paths = rows.paths if rows.averaged else rows.paths[:1]
+    return [_path(path, module) for path in paths]
 
 
 def _path(path: str, module: Any) -> str:

@@ -21,19 +21,31 @@ from ..head import Head
 from ..layouts import Parts
 from ..options import LoadOptions
 from ..reading import source_sha256
-from .architectures import ARCHITECTURES, Architecture, build_detector, check_detector_arch
+from .architectures import (
+    ARCHITECTURES,
+    RCNN_KINDS,
+    Architecture,
+    build_detector,
+    check_detector_arch,
+)
 from .class_rows import CLASS_ROWS, class_paths, class_weights
+from .design import DESIGNS, FAMILY_NOTES
+from .recognition import is_frozen, likely_designs, other_library
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .onnx_detector import OnnxDetector
+
 __all__ = [
     "Detector",
     "class_head",
+    "complete_foreground",
     "detector_from",
     "is_detector",
     "load_detector",
     "require_finite",
+    "table_of",
 ]
 
 _WRAPPERS = ("module", "_orig_mod", "model", "net")
@@ -101,19 +113,24 @@ class Detector:
         CheckpointError
             If it is missing, or speaks of another number of classes than the head.
         """
-        foreground = self.head.classes - (self.head.background is not None)
-        if self.classes is None:
-            raise CheckpointError(
-                f"{self.source.path} does not name its {foreground} classes or count their "
-                "training images. Say them with --classes FILE: a csv 'name,train_count' in label "
-                "order without the background, or the COCO json that it was trained on."
-            )
-        if len(self.classes) != foreground:
-            raise CheckpointError(
-                f"{self.source.path} tells {foreground} classes apart, the background not counted; "
-                f"the class table has {len(self.classes)}. A table must not list the background."
-            )
-        return self.classes
+        return complete_foreground(self)
+
+
+def complete_foreground(model: Detector | OnnxDetector) -> ClassTable:
+    """Return a detector's class table, or raise with the option that provides it."""
+    foreground = len(model.score_rule.foreground(model.head.classes))
+    if model.classes is None:
+        raise CheckpointError(
+            f"{model.source.path} does not name its {foreground} classes or count their "
+            "training images. Say them with --classes FILE: a csv 'name,train_count' in label "
+            "order without the background, or the COCO json that it was trained on."
+        )
+    if len(model.classes) != foreground:
+        raise CheckpointError(
+            f"{model.source.path} tells {foreground} classes apart, the background not counted; "
+            f"the class table has {len(model.classes)}. A table must not list the background."
+        )
+    return model.classes
 
 
 def is_detector(parts: Parts) -> bool:
@@ -121,7 +138,8 @@ def is_detector(parts: Parts) -> bool:
     if parts.task is not None:
         return parts.task == "detection"
     keys = _plain(parts.raw_tensors)
-    return any(key.startswith(("rpn.", "roi_heads.", "head.classification_head.")) for key in keys)
+    own = ("rpn.", "roi_heads.", "head.classification_head.")
+    return any(key.startswith(own) for key in keys) or other_library(keys) is not None
 
 
 def load_detector(
@@ -134,8 +152,8 @@ def load_detector(
 
     Parameters
     ----------
-    path : ltdeploy's own file, a state dict of one of torchvision's detectors, or a Hugging Face
-        folder of DETR, RT-DETR v2 or D-FINE.
+    path : ltdeploy's own file, a state dict of one of torchvision's detectors, a checkpoint of
+        detectron2 or mmdetection 3, or a Hugging Face folder of DETR, RT-DETR v2 or D-FINE.
     options : what the file does not tell; of its fields ``arch``, ``classes``, ``trust_pickle``.
     canvas : what photographs become; None takes the file's, or else the architecture's.
 
@@ -161,7 +179,12 @@ def detector_from(
     require("torchvision", extra="torch", purpose="load detectors")
     tensors = _plain(parts.raw_tensors)
     told = options.arch or parts.arch
-    names = [check_detector_arch(told)] if told is not None else list(ARCHITECTURES)
+    if other_library(tensors) is not None:
+        from .detectron2_loading import foreign_detector
+
+        require_finite(path, tensors)
+        return foreign_detector(path, parts, tensors, options, canvas)
+    names = [check_detector_arch(told)] if told is not None else likely_designs(tensors)
     tried = {name: _misfits(name, tensors) for name in names}
     fitting = [name for name, misfits in tried.items() if not misfits]
     if not fitting:
@@ -173,13 +196,15 @@ def detector_from(
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        module = build_detector(arch, _foreground(fitting[0], tensors), size)
+        foreground, frozen = _foreground(fitting[0], tensors), is_frozen(tensors)
+        module = build_detector(arch, foreground, size, frozen=frozen)
     module.load_state_dict(tensors, strict=True)
     module = module.float().eval().requires_grad_(False)
     # What was said of prefixes is true of classifiers' keys, from which "backbone." is taken off.
     notes = [note for note in parts.notes if not note.startswith("Removed the prefix")]
     if told is None:
         notes.append(f"The architecture {arch} was recognised by its keys and shapes.")
+    notes += FAMILY_NOTES.get(DESIGNS[fitting[0]].family, ())
     if size is None:
         size = architecture.canvas()
         notes.append(
@@ -192,7 +217,7 @@ def detector_from(
         head=class_head(module, architecture),
         head_paths=class_paths(module, architecture.kind),
         canvas=size,
-        classes=options.classes or _table(parts),
+        classes=options.classes or table_of(parts),
         trained_with=parts.trained_with,
         source=Source(
             path.resolve(), source_sha256(path), parts.layout, tuple(notes), parts.class_names
@@ -230,11 +255,13 @@ def class_head(module: nn.Module, architecture: Architecture) -> Head:
         weight.mean(axis=0),
         shift,
         background=architecture.background(weight.shape[1]),
-        activation=CLASS_ROWS[architecture.kind].activation,
+        activation=architecture.class_rows.activation,
+        foldable=architecture.class_rows.linear,
     )
 
 
-def _table(parts: Parts) -> ClassTable | None:
+def table_of(parts: Parts) -> ClassTable | None:
+    """Return the class table that a file holds, names and counts; None where one is missing."""
     if parts.class_names is None or parts.train_counts is None:
         return None
     return ClassTable(parts.class_names, parts.train_counts)
@@ -254,10 +281,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _foreground(name: str, tensors: Mapping[str, Tensor]) -> int:
     """Return the number of classes that a file's class layer has rows for; 1 where it has none."""
     kind = ARCHITECTURES[name].kind
-    if kind == "rcnn":
-        rows: Any = tensors.get("roi_heads.box_predictor.cls_score.weight")
+    rows: Any = tensors.get(f"{CLASS_ROWS[kind].paths[0]}.weight")
+    if kind in RCNN_KINDS:
         return max(1, rows.shape[0] - 1) if rows is not None else 1
-    rows = tensors.get("head.classification_head.cls_logits.weight")
     anchors = 9 if kind == "retinanet" else 1
     return max(1, rows.shape[0] // anchors) if rows is not None else 1
 
@@ -267,7 +293,9 @@ def _misfits(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
     import torch
 
     with torch.device("meta"):
-        module = build_detector(f"torchvision:{name}", _foreground(name, tensors))
+        module = build_detector(
+            f"torchvision:{name}", _foreground(name, tensors), frozen=is_frozen(tensors)
+        )
     slots = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     missing = [f"{key} is missing" for key in slots if key not in tensors]
     unknown = [f"{key} is left over" for key in tensors if key not in slots]
@@ -287,6 +315,6 @@ def _does_not_fit(path: Path, tried: Mapping[str, list[str]], told: str | None) 
     if told is not None:
         return CheckpointError(f"{path} does not fit the detector {told}: {listed}.")
     return CheckpointError(
-        f"{path} is none of the detectors known, which are {', '.join(ARCHITECTURES)}. Nearest is "
-        f"{nearest}: {listed}. Name the one that it is with --arch torchvision:NAME."
+        f"{path} is none of torchvision's detectors, whose names are FAMILY_BACKBONE_fpn. Nearest "
+        f"is {nearest}: {listed}. Name the one that it is with --arch torchvision:NAME."
     )

@@ -11,34 +11,48 @@ __all__ = ["rcnn_outputs"]
 
 
 def rcnn_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
-    """Return a Faster R-CNN's boxes and logits, from torchvision's own proposals and pooling.
+    """Return an R-CNN's boxes and logits, from torchvision's own proposals and pooling.
 
     Parameters
     ----------
-    module : ``torchvision.models.detection.FasterRCNN`` in evaluation mode.
+    module : ``torchvision.models.detection.FasterRCNN`` in evaluation mode, or one whose heads are
+        a cascade.
     images : array of shape (N, 3, H, W), float32, normalised.
 
     Returns
     -------
     dict
-        ``boxes`` (N, P, F, 4), xyxy in pixels of the canvas, and ``logits`` (N, P, F + 1); P is the
-        largest number of proposals in the batch, others are padded with boxes without area.
+        ``boxes`` (N, P, F, 4), or (N, P, 4) where all classes have the same, as in a cascade, xyxy
+        in pixels of the canvas, and ``logits`` (N, P, C); P is the largest number of proposals in
+        the batch, others are padded with boxes without area.
     """
     import torch
     from torchvision.models.detection.image_list import ImageList
     from torchvision.ops import clip_boxes_to_image
 
+    from .cascade import CascadeHeads
+
     size = (int(images.shape[-2]), int(images.shape[-1]))
     listed = ImageList(images, [size] * len(images))
     features = module.backbone(images)
     proposals, _ = module.rpn(listed, features)
-    roi = module.roi_heads
-    pooled = roi.box_roi_pool(features, proposals, listed.image_sizes)
-    logits, deltas = roi.box_predictor(roi.box_head(pooled))
-    boxes = clip_boxes_to_image(roi.box_coder.decode(deltas, proposals)[:, 1:], size)
     counts = [len(one) for one in proposals]
+    roi = module.roi_heads
+    if isinstance(roi, CascadeHeads):
+        logits, boxes = roi.refine(features, proposals, listed.image_sizes)
+    else:
+        pooled = roi.box_roi_pool(features, proposals, listed.image_sizes)
+        logits, deltas = roi.box_predictor(roi.box_head(pooled))
+        # The coder gives another shape where there is not one proposal.
+        rows = deltas.shape[1] // 4
+        decoded = roi.box_coder.decode(deltas, proposals).reshape(len(logits), rows, 4)
+        if rows == logits.shape[1]:
+            decoded = decoded[:, 1:]  # torchvision has boxes of the background
+        elif rows == 1:
+            decoded = decoded[:, 0]  # of all classes alike
+        boxes = clip_boxes_to_image(decoded, size).split(counts)
     pad = torch.nn.utils.rnn.pad_sequence
     return {
-        "boxes": pad(list(boxes.split(counts)), batch_first=True),
-        "logits": pad(list(logits.split(counts)), batch_first=True),
+        "boxes": pad(list(boxes), batch_first=True),
+        "logits": pad(list(torch.split(logits, counts)), batch_first=True),
     }

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from .contenders import bundle_side
+from .differences import BoxDifferences
+from .gate import decide, precision_figures
 from .report import render_box_report
 from .result import BoxGroupResult, BoxVerifyResult, sentence
 from .run import BoxVerification, verify_detector
 
 __all__ = [
+    "BoxDifferences",
     "BoxGroupResult",
     "BoxVerification",
     "BoxVerifyResult",
+    "bundle_side",
+    "decide",
+    "precision_figures",
     "render_box_report",
     "sentence",
     "verify_detector",

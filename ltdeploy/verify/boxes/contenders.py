@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,19 @@ from ...bundle import Bundle, open_bundle
 from ...canvas import Canvas, Placement
 from ...classes import ClassTable
 from ...engines import Engine, open_engine
-from ...errors import BundleError, DataError, EngineError
+from ...errors import BundleError, DataError, EngineError, UsageError
 from ...fixes import AffineMap
 from ...fixes.logit_map import LogitMap
+from ...manifest import Precision
+from ...models.detectors.onnx_mapping import MAPPING_FILE, OutputMapping, read_mapping
 from ...models.options import LoadOptions
 from ...postprocess import KeepRule, ScoreRule, postprocess_batch
-from ..contenders import is_bundle, reference_file, require_same_classes
+from ..contenders import (
+    is_bundle,
+    precision_not_computed,
+    reference_file,
+    require_same_classes,
+)
 
 __all__ = ["BoxContender", "bundle_side", "reference_side"]
 
@@ -37,6 +45,7 @@ class BoxContender:
     pending : the map to apply to the engine's logits; the identity where it is inside the graph.
     seen : fingerprints of canvases that chose this model's fix.
     notes : what the reader of the result should know.
+    not_computed : the graph's precision where the engine computes it in float32 instead.
     seconds : time spent in the engine so far.
     """
 
@@ -49,6 +58,7 @@ class BoxContender:
     pending: LogitMap
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     notes: tuple[str, ...] = ()
+    not_computed: Precision | None = None
     seconds: float = 0.0
 
     def raw(self, images: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
@@ -86,20 +96,28 @@ def bundle_side(bundle: Bundle, engine: str = "auto") -> BoxContender:
     entry = bundle.manifest.detection
     if entry is None:
         raise BundleError(f"{bundle.path} is a classifier; detectors are compared with detectors.")
+    opened = open_engine(bundle, engine)
+    not_computed, notes = precision_not_computed(bundle, opened)
     return BoxContender(
         name=bundle.path.name,
-        engine=open_engine(bundle, engine),
+        engine=opened,
         classes=bundle.classes,
         canvas=bundle.canvas,
         score_rule=entry.score_rule(),
         keep_rule=entry.keep_rule(),
         pending=AffineMap.identity(bundle.manifest.fix.logit_map().classes),
         seen=bundle.selection_hashes(),
+        notes=notes,
+        not_computed=not_computed,
     )
 
 
 def reference_side(
-    bundle: Bundle, reference: str | os.PathLike[str] | None, *, trust_pickle: bool = False
+    bundle: Bundle,
+    reference: str | os.PathLike[str] | None,
+    *,
+    trust_pickle: bool = False,
+    outputs: OutputMapping | None = None,
 ) -> BoxContender:
     """Return what a detector's bundle is measured against.
 
@@ -107,6 +125,7 @@ def reference_side(
     ----------
     reference : a checkpoint (it gets the bundle's fix, unfused, its canvas and its rules), another
         bundle (as it is), or None for the file that the bundle was exported from.
+    outputs : the mapping of an ONNX file; None takes the one that the bundle was exported with.
 
     Raises
     ------
@@ -115,9 +134,12 @@ def reference_side(
     DataError
         If the other bundle has other classes.
     """
-    from ...engines.detector_reference import DetectorReference
+    from ...engines.onnx_detector_reference import detector_reference
     from ...models.detectors.detector import load_detector
+    from ...models.detectors.onnx_detector import load_onnx_detector
 
+    if outputs is not None and reference is not None and is_bundle(reference):
+        raise UsageError(f"--outputs is for ONNX files, and {reference} is a bundle; leave it out.")
     entry = bundle.manifest.detection
     if entry is None:
         raise BundleError(f"{bundle.path} is a classifier; detectors are compared with detectors.")
@@ -128,10 +150,16 @@ def reference_side(
     path, notes = reference_file(bundle, reference)
     arch = None if path.is_dir() else bundle.manifest.arch  # a folder tells itself
     options = LoadOptions(arch=arch, classes=bundle.classes, trust_pickle=trust_pickle)
-    model = load_detector(path, options=options, canvas=bundle.canvas)
+    if outputs is not None and path.suffix != ".onnx":
+        raise UsageError(f"--outputs is for ONNX files, and {path} is none; leave it out.")
+    model = (
+        load_onnx_detector(path, outputs or _mapping_of(bundle, path), options, bundle.canvas)
+        if path.suffix == ".onnx"
+        else load_detector(path, options=options, canvas=bundle.canvas)
+    )
     return BoxContender(
         name=path.name,
-        engine=DetectorReference(model),
+        engine=detector_reference(model),
         classes=bundle.classes,
         canvas=bundle.canvas,
         score_rule=entry.score_rule(),
@@ -139,3 +167,13 @@ def reference_side(
         pending=bundle.manifest.fix.logit_map(),
         notes=notes,
     )
+
+
+def _mapping_of(bundle: Bundle, path: Path) -> OutputMapping:
+    """Return the mapping that a bundle of an ONNX detector was exported with."""
+    if MAPPING_FILE not in bundle.manifest.files:
+        raise UsageError(
+            f"{path} is an ONNX file, and {bundle.path} was not made from one: say what the file's "
+            "outputs hold with --outputs FILE."
+        )
+    return read_mapping(bundle.path / MAPPING_FILE)

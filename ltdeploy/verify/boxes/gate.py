@@ -15,22 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ...arrays import IntArray
+from ...metrics import Figure
 from ...metrics.detection import average_precision, mean_precision
 from ...metrics.matching import Matches
 from ..gate import ALPHA, Verdict, bundle_verdict, covers_half
 
-__all__ = ["REPLICATES", "StratumDecision", "decide", "overall_verdict"]
+__all__ = ["REPLICATES", "StratumDecision", "decide", "overall_verdict", "precision_figures"]
 
 REPLICATES = 1000
 _SEED = 0
 _FEWEST_IMAGES = 10  # a bootstrap of fewer has hardly any replicates that differ
 Float64 = npt.NDArray[np.float64]
+Strata: TypeAlias = dict[str, Float64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def decide(
     """
     sides = [average_precision(side) for side in (reference, candidate)]
     weights = _weights(reference.images, replicates)
-    spread = _differences(reference, candidate, strata, weights)
+    drawn_before, drawn_after = (
+        _replicates(side, strata, weights) for side in (reference, candidate)
+    )
     tested = [name for name, labels in strata.items() if not np.isnan(sides[0][labels, 0]).all()]
     looks = max(1, len(tested) - (len(tested) == 2))  # one group with objects is the whole
     decisions = {}
@@ -86,7 +90,8 @@ def decide(
             decisions[name] = StratumDecision(0, 0, None, None, None, None, None, verdict)
             continue
         before, after = (100 * float(mean_precision(side, labels)) for side in sides)
-        drawn = 100 * spread[name][~np.isnan(spread[name])]
+        drawn = drawn_after[name] - drawn_before[name]
+        drawn = drawn[~np.isnan(drawn)]
         low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2))
         fail_high = float(np.quantile(drawn, 1 - ALPHA / looks))
         verdict = "inconclusive"
@@ -110,6 +115,24 @@ def decide(
     return decisions
 
 
+def precision_figures(matches: Matches, strata: Mapping[str, IntArray]) -> dict[str, Figure | None]:
+    """Return a detector's average precision in each stratum, in percent, with its interval.
+
+    The interval is a bootstrap's over photographs, as that of a difference is. None stands where no
+    class of the stratum has an object to find.
+    """
+    precision = average_precision(matches)
+    drawn = _replicates(matches, strata, _weights(matches.images, REPLICATES))
+    figures: dict[str, Figure | None] = {}
+    for name, labels in strata.items():
+        figures[name] = None
+        value = 100 * float(mean_precision(precision, labels))
+        if not np.isnan(value):
+            low, high = np.nanquantile(drawn[name], (ALPHA / 2, 1 - ALPHA / 2))
+            figures[name] = Figure(value, float(low), float(high))
+    return figures
+
+
 def overall_verdict(decisions: Sequence[StratumDecision]) -> Verdict:
     """Return fail if any stratum fails, pass if all pass, else inconclusive."""
     verdicts = np.array([one.verdict for one in decisions])
@@ -123,15 +146,12 @@ def _weights(images: int, replicates: int) -> Float64:
     return drawn.astype(np.float64)
 
 
-def _differences(
-    reference: Matches, candidate: Matches, strata: Mapping[str, IntArray], weights: Float64
-) -> dict[str, Float64]:
-    """Return each replicate's difference of AP in each stratum, shapes (B,), in 0..1."""
+def _replicates(matches: Matches, strata: Mapping[str, IntArray], weights: Float64) -> Strata:
+    """Return each replicate's AP in each stratum, shapes (B,), in percent."""
     parts: dict[str, list[Float64]] = {name: [] for name in strata}
-    rows = max(1, (1 << 22) // max(1, reference.classes * 10))
+    rows = max(1, (1 << 22) // max(1, matches.classes * 10))
     for start in range(0, len(weights), rows):
-        block = weights[start : start + rows]
-        before, after = (average_precision(side, block) for side in (reference, candidate))
+        precision = average_precision(matches, weights[start : start + rows])
         for name, labels in strata.items():
-            parts[name].append(mean_precision(after, labels) - mean_precision(before, labels))
+            parts[name].append(100 * mean_precision(precision, labels))
     return {name: np.concatenate(found) for name, found in parts.items()}

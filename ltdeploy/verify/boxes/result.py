@@ -78,6 +78,8 @@ class BoxVerifyResult:
     max_score_diff, max_box_diff_px : of detections that both have, matched by class and overlap.
     equivalent : both find the same boxes with the same scores, but for rounding.
     flips : detections at or above a score of 0.05 that only one of them has.
+    not_computed : the precision below float32 that a side was exported in and its engine computed
+        in float32 instead; None where both ran what they are.
     """
 
     verdict: Verdict
@@ -91,6 +93,7 @@ class BoxVerifyResult:
     overall: BoxGroupResult
     groups: Mapping[str, BoxGroupResult]
     classes: Sequence[BoxClassResult]
+    not_computed: str | None = None
 
     @property
     def without_objects(self) -> tuple[str, ...]:
@@ -111,6 +114,7 @@ class BoxVerifyResult:
             "max_box_diff_px": self.max_box_diff_px,
             "equivalent": self.equivalent,
             "flips": self.flips,
+            "not_computed": self.not_computed,
             "overall": asdict(self.overall),
             "groups": {name: asdict(group) for name, group in self.groups.items()},
             "classes": [asdict(one) for one in self.classes],
@@ -126,6 +130,16 @@ def _measured(name: str, group: BoxGroupResult) -> str:
 
 def sentence(result: BoxVerifyResult) -> str:
     """Say in plain words what was found."""
+    text = _finding(result)
+    if result.not_computed is None:
+        return text
+    return (
+        f"As float32 on this processor, which says nothing of {result.not_computed}, "
+        f"{text[0].lower()}{text[1:]}"
+    )
+
+
+def _finding(result: BoxVerifyResult) -> str:
     strata = {**result.groups, "all classes": result.overall}
     margin = f"margin of {result.margin:g} AP"
     flips = f"{result.flips:,} detections are in one of the two alone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,23 +17,21 @@ from ...boxes import Detections
 from ...bundle import Bundle, open_bundle
 from ...classes import ClassTable
 from ...datasets.box_labels import align_boxes
+from ...datasets.box_loader import BoxLoader, CanvasBatch
 from ...datasets.boxes import BoxDataset
-from ...datasets.loader import decode_ahead
 from ...errors import DataError
 from ...inference import batch_size_for, fingerprints
 from ...metrics.detection import BoxScores, average_precision, evaluate
 from ...metrics.matching import COCO_LIMITS, LVIS_LIMITS, match, truth_of
-from ...pairing import pair
+from ...models.detectors.onnx_mapping import OutputMapping
 from ...progress import Tracker, silent
 from ..gate import check_margin
 from .contenders import BoxContender, bundle_side, reference_side
+from .differences import BoxDifferences
 from .gate import StratumDecision, decide, overall_verdict
 from .result import BoxClassResult, BoxGroupResult, BoxVerifyResult
 
 __all__ = ["BoxVerification", "verify_detector"]
-
-_SHOWN_SCORE = 0.05  # what predict shows
-_SAME_SCORE, _SAME_BOX_PX = 1e-3, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +68,7 @@ def verify_detector(
     engine: str = "auto",
     margin: float = 1.0,
     trust_pickle: bool = False,
+    outputs: OutputMapping | None = None,
     track: Tracker = silent,
 ) -> BoxVerification:
     """Measure a detector's bundle against its reference on ``dataset``.
@@ -78,6 +77,7 @@ def verify_detector(
     ----------
     reference : a checkpoint or another bundle; None takes the file it was exported from.
     margin : points of average precision that a group may lose.
+    outputs : the mapping of a reference that is an ONNX file; None takes the bundle's.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def verify_detector(
     """
     check_margin(margin)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    before = reference_side(opened, reference, trust_pickle=trust_pickle)
+    before = reference_side(opened, reference, trust_pickle=trust_pickle, outputs=outputs)
     after = bundle_side(opened, engine)
     aligned = align_boxes(dataset, after.classes.names)
     started = time.perf_counter()
@@ -98,7 +98,10 @@ def verify_detector(
     finally:
         before.engine.close()
         after.engine.close()
-    result = _judge(sides, aligned, after.classes, margin)
+    result = replace(
+        _judge(sides, aligned, after.classes, margin),
+        not_computed=after.not_computed or before.not_computed,
+    )
     methods = opened.manifest.fix.methods
     provenance = {
         "Bundle": opened.path.name,
@@ -152,52 +155,25 @@ class _Sides:
         self.candidate: list[Detections] = []
 
     def run(self, track: Tracker) -> None:
-        dataset, before, after = self._dataset, self._before, self._after
-        size = batch_size_for(after.canvas)
-        runs = decode_ahead(
-            range(len(dataset)),
-            lambda index: (dataset.identifier(index), dataset.source(index)),
-            after.canvas,
-            batch_size=size,
-        )
-        for run in track(runs, total=-(-len(dataset) // size), label="verify"):
-            for index, error in run.failures:
-                self.unreadable.append((dataset.identifier(index), str(error)))
-            if not len(run.positions):
-                continue
-            self._refuse_what_chose(run.images, run.positions)
-            for index, placement in zip(run.positions, run.placements, strict=True):
-                stated = dataset.size_px(int(index))
-                if (placement.width_px, placement.height_px) != stated:
-                    raise DataError(
-                        f"{dataset.identifier(int(index))} is {placement.width_px} × "
-                        f"{placement.height_px} pixels and {dataset.name} says {stated[0]} × "
-                        f"{stated[1]}, so its boxes would lie elsewhere."
-                    )
-            names = [dataset.identifier(int(index)) for index in run.positions]
-            raw = before.raw(run.images)
-            self.unfixed += before.found(raw, run.placements, names, fixed=False)
-            self.reference += before.found(raw, run.placements, names)
-            self.candidate += after.found(after.raw(run.images), run.placements, names)
-            self.indices += [int(index) for index in run.positions]
-        if not self.indices:
-            name, reason = self.unreadable[0]
-            raise DataError(
-                f"None of the {len(dataset)} images of {dataset.name} is readable; the first is "
-                f"{name}: {reason}"
-            )
+        before, after = self._before, self._after
+        loader = BoxLoader(self._dataset, after.canvas, batch_size=batch_size_for(after.canvas))
+        for batch in track(loader, total=len(loader), label="verify"):
+            self._refuse_what_chose(batch)
+            raw = before.raw(batch.images)
+            self.unfixed += before.found(raw, batch.placements, batch.names, fixed=False)
+            self.reference += before.found(raw, batch.placements, batch.names)
+            self.candidate += after.found(after.raw(batch.images), batch.placements, batch.names)
+            self.indices += batch.indices.tolist()
+        self.unreadable = loader.unreadable
 
-    def _refuse_what_chose(
-        self, images: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64]
-    ) -> None:
+    def _refuse_what_chose(self, batch: CanvasBatch) -> None:
         seen = np.union1d(self._before.seen, self._after.seen)
-        shared = np.isin(fingerprints(images), seen)
+        shared = np.isin(fingerprints(batch.images), seen)
         if shared.any():
-            first = self._dataset.identifier(int(positions[shared][0]))
             raise DataError(
-                f"{self._dataset.name} holds photographs that chose the fix of "
-                f"{self._after.name}, the first is {first}; a figure measured on them would "
-                "flatter it. Verify on other photographs."
+                f"{self._dataset.name} holds photographs that chose the fix or the precision of "
+                f"{self._after.name}, the first is {batch.names[int(shared.argmax())]}; a figure "
+                "measured on them would flatter it. Verify on other photographs."
             )
 
 
@@ -209,7 +185,7 @@ def _judge(
     limits = LVIS_LIMITS if dataset.is_federated else COCO_LIMITS
     found = (sides.unfixed, sides.reference, sides.candidate)
     matches = [match(truth, side, len(classes), limits) for side in found]
-    apart = _Differences(len(classes))
+    apart = BoxDifferences(len(classes))
     for ours, theirs in zip(sides.reference, sides.candidate, strict=True):
         apart.add(ours, theirs)
     strata = {
@@ -263,7 +239,7 @@ def _group(
     decision: StratumDecision,
     scores: Sequence[BoxScores],
     fifty: Sequence[npt.NDArray[np.float64]],
-    apart: _Differences,
+    apart: BoxDifferences,
 ) -> BoxGroupResult:
     whole = name == "overall"
     fixed = [side.fixed if whole else side.by_group[name].fixed for side in scores]
@@ -285,35 +261,6 @@ def _group(
         new=int(apart.new[labels].sum()),
         verdict=decision.verdict,
     )
-
-
-class _Differences:
-    """Detections of one side that the other has not, by class, and how far pairs are apart."""
-
-    def __init__(self, classes: int) -> None:
-        self.lost, self.new = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-        self.score = self.box_px = 0.0
-
-    @property
-    def equivalent(self) -> bool:
-        """Whether both sides found the same, but for rounding."""
-        same = self.score <= _SAME_SCORE and self.box_px <= _SAME_BOX_PX
-        return same and not (self.lost.any() or self.new.any())
-
-    def add(self, ours: Detections, theirs: Detections) -> None:
-        counterpart = pair(ours, theirs)
-        there = np.flatnonzero(counterpart >= 0)
-        matched = counterpart[there]
-        both = (ours.scores[there] >= _SHOWN_SCORE) | (theirs.scores[matched] >= _SHOWN_SCORE)
-        scores = np.abs(ours.scores[there] - theirs.scores[matched])[both]
-        boxes = np.abs(ours.boxes[there] - theirs.boxes[matched])[both]
-        self.score = max(self.score, float(scores.max(initial=0.0)))
-        self.box_px = max(self.box_px, float(boxes.max(initial=0.0)))
-        alone = ours.labels[(counterpart < 0) & (ours.scores >= _SHOWN_SCORE)]
-        np.add.at(self.lost, alone, 1)
-        unpaired = np.setdiff1d(np.arange(len(theirs)), matched)
-        unpaired = unpaired[theirs.scores[unpaired] >= _SHOWN_SCORE]
-        np.add.at(self.new, theirs.labels[unpaired], 1)
 
 
 def _known(value: float) -> float | None:

@@ -1,0 +1,290 @@
+"""mmdetection 3's checkpoints: keys by torchvision's names, and what file and config tell.
+
+The file holds its config beside the weights (:mod:`.mmdetection_config`); without one the defaults
+of ``configs/_base_/models`` are taken and said. Sources: ``models/necks/fpn.py``,
+``models/roi_heads/roi_extractors/single_level_roi_extractor.py``,
+``models/task_modules/coders/delta_xywh_bbox_coder.py``, ``models/dense_heads/rpn_head.py``,
+``models/roi_heads/bbox_heads/bbox_head.py``, ``models/losses/seesaw_loss.py``, ``eqlv2_loss.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CheckpointError
+from .detectron2_network import CASCADE_WEIGHTS, PLAIN_WEIGHTS, Pixels, Recipe, Trunk, trunk_of
+from .detectron2_parts import AnchorShapes
+from .mmdetection_config import within
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...postprocess import Activation
+    from .architectures import Kind
+
+__all__ = ["recipe_of", "renamed"]
+
+# Masks, the counters of losses, counters of batches, the normalisation's buffers.
+_LEFT_OUT = re.compile(
+    r"roi_head\.mask_head\.|.+\.loss_cls\.|.+\.num_batches_tracked$|data_preprocessor\."
+)
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^backbone\.", "backbone.body."),
+        (r"^neck\.lateral_convs\.(\d)\.conv\.", r"backbone.fpn.inner_blocks.\1.0."),
+        (r"^neck\.fpn_convs\.(\d)\.conv\.", r"backbone.fpn.layer_blocks.\1.0."),
+        (r"^rpn_head\.rpn_conv\.", "rpn.head.conv.0.0."),
+        (r"^rpn_head\.rpn_cls\.", "rpn.head.cls_logits."),
+        (r"^rpn_head\.rpn_reg\.", "rpn.head.bbox_pred."),
+        (r"^roi_head\.bbox_head\.(\d)\.", r"roi_heads.stages.\1."),
+        (r"^roi_head\.bbox_head\.", "roi_heads."),
+        (r"^(roi_heads\..*)shared_fcs\.0\.", r"\1box_head.fc6."),
+        (r"^(roi_heads\..*)shared_fcs\.1\.", r"\1box_head.fc7."),
+        (r"^(roi_heads\..*)fc_cls\.", r"\1box_predictor.cls_score."),
+        (r"^(roi_heads\..*)fc_reg\.", r"\1box_predictor.bbox_pred."),
+        (r"^bbox_head\.cls_convs\.(\d+)\.conv\.", r"head.classification_head.conv.\1.0."),
+        (r"^bbox_head\.reg_convs\.(\d+)\.conv\.", r"head.regression_head.conv.\1.0."),
+        (r"^bbox_head\.retina_cls\.", "head.classification_head.cls_logits."),
+        (r"^bbox_head\.retina_reg\.", "head.regression_head.bbox_reg."),
+    )
+)
+_EPS = 1e-6  # SingleRoIExtractor.map_roi_levels
+_PYTORCH = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
+_CAFFE2 = Pixels((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), bgr=True)
+_RCNN_STRIDES, _RETINA_STRIDES = (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
+_TEMPERATURE = 20.0  # NormedLinear
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return torchvision's name of each key; those that are not used have none."""
+    retina = any(key.startswith("bbox_head.") for key in tensors)
+    names = {}
+    for key in tensors:
+        if _LEFT_OUT.match(key):
+            continue
+        name = key
+        for pattern, made in _RULES:
+            name = pattern.sub(made, name)
+        if retina:  # behind the three levels of the trunk two coarser ones
+            name = re.sub(r"^(backbone\.fpn\.)layer_blocks\.3\.0\.", r"\1extra_blocks.p6.", name)
+            name = re.sub(r"^(backbone\.fpn\.)layer_blocks\.4\.0\.", r"\1extra_blocks.p7.", name)
+        names[key] = name
+    return names
+
+
+def recipe_of(
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    where: str,
+) -> tuple[Recipe, list[str]]:
+    """Return what the detector is made of, and what was assumed.
+
+    Parameters
+    ----------
+    tensors : under mmdetection's keys.
+    named : under torchvision's.
+    config : ``model`` of its config, or empty.
+
+    Raises
+    ------
+    CheckpointError
+        If the trunk, the class layer or an option is none that is known.
+    """
+    trunk = trunk_of(named)
+    if trunk is None or "backbone.fpn.layer_blocks.0.0.weight" not in named:
+        raise CheckpointError(
+            f"{where} has mmdetection's keys and no residual network with a feature pyramid under "
+            "'backbone' and 'neck'; expected ResNets and ResNeXts with an FPN."
+        )
+    kind, layer = _classes(named, where)
+    _require_known(config, where)
+    retina = kind == "retinanet"
+    head = ("bbox_head",) if retina else ("roi_head", "bbox_head")
+    anchors = _anchors(config, retina)
+    columns = layer.shape[0] // (anchors.per_cell if retina else 1)
+    rows = 1
+    if not retina:
+        boxes = layer_of(kind).replace("cls_score", "bbox_pred")
+        rows = named[boxes].shape[0] // 4 if boxes in named else 1
+    notes: list[str] = []
+    activation: Activation = "sigmoid" if retina else "softmax"
+    if not retina:
+        activation = _activation(tensors, config, columns, rows, notes)
+    coarse = named.get("backbone.fpn.extra_blocks.p6.weight")
+    pooling = within(config, "roi_head", "bbox_roi_extractor") or {}
+    proposals = within(config, "test_cfg", "rpn") or {}
+    fc = named.get(layer_of(kind))
+    recipe = Recipe(
+        library="mmdetection",
+        kind=kind,
+        trunk=trunk,
+        columns=columns,
+        box_rows=rows,
+        activation=activation,
+        stride_in_1x1=within(config, "backbone", "style") == "caffe",
+        pixels=_pixels(config, trunk, notes),
+        anchors=anchors,
+        pool={
+            "eps": _EPS,
+            "finest_px": float(within(pooling, "finest_scale") or 56),
+            "sampling_ratio": within(pooling, "roi_layer", "sampling_ratio") or 0,
+            "aligned": within(pooling, "roi_layer", "aligned") is not False,
+        },
+        box_weights=_weights(config, head, kind),
+        two_sided=True,
+        before_nms=within(proposals, "nms_pre") or 1000,
+        after_nms=within(proposals, "max_per_img") or 1000,
+        proposal_iou=within(proposals, "nms", "iou_threshold") or 0.7,
+        channels=named["backbone.fpn.layer_blocks.0.0.weight"].shape[0],
+        width=1024 if retina or fc is None else fc.shape[1],
+        coarse_from=None if coarse is None else coarse.shape[1],
+        coarse_relu=bool(within(config, "neck", "relu_before_extra_convs")),
+        temperature=None if retina else _temperature(config, head, activation, notes),
+    )
+    if not config:
+        notes.append(
+            "The file holds no config of mmdetection; assumed are its defaults: the stride of "
+            "bottlenecks in the 3×3 convolution, its usual anchors, 1,000 proposals."
+        )
+    return recipe, notes
+
+
+def layer_of(kind: Kind) -> str:
+    """Return torchvision's name of the (first) class layer's weight."""
+    return {
+        "retinanet": "head.classification_head.cls_logits.weight",
+        "cascade_rcnn": "roi_heads.stages.0.box_predictor.cls_score.weight",
+    }.get(kind, "roi_heads.box_predictor.cls_score.weight")
+
+
+def _classes(named: Mapping[str, Tensor], where: str) -> tuple[Kind, Tensor]:
+    kinds: tuple[Kind, ...] = ("retinanet", "rcnn", "cascade_rcnn")
+    for kind in kinds:
+        if layer_of(kind) in named:
+            return kind, named[layer_of(kind)]
+    raise CheckpointError(
+        f"{where} has mmdetection's keys and no class layer that is known: "
+        "roi_head.bbox_head.fc_cls, roi_head.bbox_head.0.fc_cls or bbox_head.retina_cls. Known are "
+        "Faster, Mask and Cascade R-CNN and RetinaNet."
+    )
+
+
+def _require_known(config: Mapping[str, Any], where: str) -> None:
+    """Raise if the config has a part that computes otherwise and whose weights do not show it."""
+    usual = {
+        ("backbone", "type"): ("ResNet", "ResNeXt"),
+        ("neck", "type"): ("FPN",),
+        ("neck", "add_extra_convs"): (False, True, "on_input", "on_output"),
+        ("rpn_head", "type"): ("RPNHead",),
+        ("roi_head", "type"): ("StandardRoIHead", "CascadeRoIHead"),
+        ("roi_head", "bbox_roi_extractor", "type"): ("SingleRoIExtractor",),
+        ("roi_head", "bbox_roi_extractor", "roi_layer", "type"): ("RoIAlign",),
+        ("roi_head", "bbox_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
+        ("rpn_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
+        ("bbox_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
+        ("rpn_head", "anchor_generator", "type"): ("AnchorGenerator",),
+        ("bbox_head", "anchor_generator", "type"): ("AnchorGenerator",),
+        ("backbone", "dcn"): (),
+        ("backbone", "plugins"): (),
+    }
+    for path, known in usual.items():
+        told = within(config, *path)
+        if told is not None and told not in known:
+            listed = " or ".join(map(str, known)) or "none"
+            raise CheckpointError(
+                f"{where}: its config has {'.'.join(path)} = {told!r}; expected {listed}. Export "
+                "it to ONNX with its own library and give the .onnx with --outputs."
+            )
+
+
+def _activation(
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    columns: int,
+    rows: int,
+    notes: list[str],
+) -> Activation:
+    """Return what turns the class layer's outputs into scores, by the loss that it had."""
+    loss = str(within(config, "roi_head", "bbox_head", "loss_cls", "type") or "").lower()
+    held = {key.rpartition(".")[2] for key in tensors if ".loss_cls." in key}
+    if "seesaw" in loss or "cum_samples" in held or (rows > 1 and columns == rows + 2):
+        notes.append(
+            f"A seesaw head: {columns - 2} classes, and two columns for object and background."
+        )
+        return "seesaw"
+    if "eqlv2" in loss or "pos_grad" in held:
+        notes.append("An EQLv2 head: each class has a sigmoid, and the background one of its own.")
+        return "eqlv2"
+    if within(config, "roi_head", "bbox_head", "loss_cls", "use_sigmoid"):
+        return "sigmoid"
+    return "softmax"
+
+
+def _temperature(
+    config: Mapping[str, Any], head: tuple[str, ...], activation: Activation, notes: list[str]
+) -> float | None:
+    """Return the factor of a class layer on normalised features, None for a plain one."""
+    layer = within(config, *head, "cls_predictor_cfg") or {}
+    if within(layer, "type") == "NormedLinear":
+        return float(layer.get("tempearture", _TEMPERATURE))  # spelt so in mmdetection
+    if not config and activation == "seesaw":
+        notes.append(
+            "Assumed as mmdetection's seesaw configs have it: a class layer on normalised features "
+            "with the temperature 20 (NormedLinear)."
+        )
+        return _TEMPERATURE
+    return None
+
+
+def _pixels(config: Mapping[str, Any], trunk: Trunk, notes: list[str]) -> Pixels:
+    told = within(config, "data_preprocessor") or {}
+    if told.get("mean") is not None and told.get("std") is not None:
+        mean, std = (tuple(float(v) for v in told[key]) for key in ("mean", "std"))
+        if len(mean) == len(std) == 3:
+            # Images are read as B, G, R.
+            return Pixels(mean, std, bgr=not told.get("bgr_to_rgb", False))
+    usual = _CAFFE2 if (trunk.groups, trunk.group_width) == (32, 8) else _PYTORCH
+    notes.append(
+        f"Assumed as mmdetection's configs for {trunk.name} have it: channels "
+        f"{'B, G, R' if usual.bgr else 'R, G, B'} with mean {', '.join(map(str, usual.mean))} and "
+        f"std {', '.join(map(str, usual.std))}."
+    )
+    return usual
+
+
+def _weights(
+    config: Mapping[str, Any], head: tuple[str, ...], kind: Kind
+) -> tuple[tuple[float, float, float, float], ...]:
+    """Return, stage by stage, what deltas were multiplied with: one by the config's deviations."""
+    held: Any = config
+    for key in head:
+        held = held.get(key, {}) if isinstance(held, Mapping) else {}
+    stages = held if isinstance(held, list) else [held]
+    told = [within(stage, "bbox_coder", "target_stds") for stage in stages]
+    if told and all(one is not None for one in told):
+        return tuple(tuple(1.0 / float(v) for v in one) for one in told)  # type: ignore[misc]
+    if kind == "retinanet":
+        return ((1.0, 1.0, 1.0, 1.0),)
+    return CASCADE_WEIGHTS if kind == "cascade_rcnn" else (PLAIN_WEIGHTS,)
+
+
+def _anchors(config: Mapping[str, Any], retina: bool) -> AnchorShapes:
+    told = within(config, "bbox_head" if retina else "rpn_head", "anchor_generator") or {}
+    strides = tuple(told.get("strides", _RETINA_STRIDES if retina else _RCNN_STRIDES))
+    octave = told.get("octave_base_scale", 4 if retina and not told.get("scales") else None)
+    if octave is not None:
+        per = told.get("scales_per_octave", 3)
+        scales = tuple(octave * 2 ** (part / per) for part in range(per))
+    else:
+        scales = tuple(told.get("scales", (8,)))
+    return AnchorShapes(
+        tuple(tuple(float(stride * scale) for scale in scales) for stride in strides),
+        tuple(float(ratio) for ratio in told.get("ratios", (0.5, 1.0, 2.0))),
+        strides,
+        size_major=False,
+        offset=float(told.get("center_offset", 0.0)),
+    )
