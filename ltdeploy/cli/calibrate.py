@@ -118,10 +118,10 @@ def calibrate(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Logits of earlier runs.", rich_help_panel=_CACHE),
+        typer.Option(metavar="DIR", help="What earlier runs gave.", rich_help_panel=_CACHE),
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Keep no logits.", rich_help_panel=_CACHE)
+        bool, typer.Option("--no-cache", help="Keep nothing.", rich_help_panel=_CACHE)
     ] = False,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
@@ -160,7 +160,6 @@ def calibrate(
     of_classifiers = {
         "--train": train,
         "--target": target,
-        "--cache": cache,
         "--head-scale": head_scale,
         "--image-size": image_size,
         "--resize": resize,
@@ -175,6 +174,7 @@ def calibrate(
             "--arch": arch,
             "--classes": classes,
             "--outputs": outputs,
+            "--cache": cache,
             **of_classifiers,
         }.items():
             if value is not None:
@@ -223,7 +223,9 @@ def calibrate(
                 seed=seed,
                 force=force,
                 out=target_path,
-                refused={**of_classifiers, "--target-prior": target_prior, "--html": html},
+                report=report_path,
+                cache=_cache_folder(cache, no_cache),
+                refused={**of_classifiers, "--target-prior": target_prior},
             )
         evidence = _evidence_of_images(
             model,

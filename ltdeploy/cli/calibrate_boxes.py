@@ -37,8 +37,8 @@ def calibrate_detector(
     seed: int,
     force: bool,
     out: Path,
-    report: Path | None = None,
-    cache: Path | None = None,
+    report: Path,
+    cache: Path | None,
     refused: Mapping[str, object],
 ) -> int:
     """Choose a detector's fix, write it and its report, and print what the choice rests on.
@@ -82,14 +82,12 @@ def calibrate_detector(
     )
     write_fix_file(out, fix_file_of_boxes(done, evidence))
     result = {**done.to_dict(), "unreadable": len(evidence.unreadable)}
-    if report is not None:
-        write_text(report, render_box_report(result, title=model.source.path.name))
+    write_text(report, render_box_report(result, title=model.source.path.name))
     output.json(result)
     _report(output, done)
     output.left_out(evidence.unreadable)
     output.say(f"Fix      {out}")
-    if report is not None:
-        output.say(f"Report   {report}")
+    output.say(f"Report   {report}")
     output.say(f"Next     {program()} export --fix {out} {ckpt}")
     return ExitCode.BAD_INPUT if evidence.unreadable else ExitCode.OK
 

@@ -10,17 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_detector_samples
 import pytest
-from box_samples import write_boxes, write_detector
+from box_samples import NAMES, write_boxes, write_detector
 from PIL import Image
 
+from ltdeploy import cache as cache_module
+from ltdeploy.cache import CacheForm, cached
 from ltdeploy.calibrate.boxes import BoxEvidence, calibrate_boxes, evidence_of_detector, outputs
 from ltdeploy.calibrate.boxes.outputs import RawBoxes, RawOutputs, _packed, _unpacked
 from ltdeploy.canvas import Canvas
+from ltdeploy.classes import ClassTable
 from ltdeploy.datasets import open_boxes
 from ltdeploy.engines.onnx_detector_reference import detector_reference
 from ltdeploy.errors import DataError, UsageError
 from ltdeploy.models.detectors.detector import Detector, load_detector
+from ltdeploy.models.detectors.onnx_detector import OnnxDetector, load_onnx_detector
+from ltdeploy.models.detectors.onnx_mapping import OutputMapping
+from ltdeploy.models.options import LoadOptions
 from ltdeploy.postprocess import KeepRule
 
 IMAGES = 3
@@ -100,8 +107,9 @@ def assert_same(one: BoxEvidence, other: BoxEvidence) -> None:
     assert np.array_equal(one.hashes, other.hashes)  # type: ignore[arg-type]
     for ours, theirs in zip(one.raw, other.raw, strict=True):
         assert (ours.placement, ours.name) == (theirs.placement, theirs.name)
-        assert (ours.quality is None) == (theirs.quality is None)
-        for mine, yours in ((ours.boxes, theirs.boxes), (ours.logits, theirs.logits)):
+        pairs = [(ours.boxes, theirs.boxes), (ours.logits, theirs.logits)]
+        pairs += [(np.asarray(ours.quality), np.asarray(theirs.quality))]
+        for mine, yours in pairs:
             assert mine.dtype == yours.dtype
             np.testing.assert_array_equal(mine, yours)
 
@@ -159,13 +167,33 @@ def test_what_outputs_follow_from_makes_another_entry(
         changed = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     changed.save(path)
     assert_run(model)
-    known = outputs.entry_key.__globals__["installed_version"]
-    monkeypatch.setitem(
-        outputs.entry_key.__globals__,
+    known = cache_module.installed_version
+    monkeypatch.setattr(
+        cache_module,
         "installed_version",
         lambda name: "9.9" if name == "torchvision" else known(name),
     )
     assert_run(model)
+
+
+def test_somebodys_onnx_file_is_kept_by_its_mapping(
+    val: Path, tmp_path: Path, seen: list[int]
+) -> None:
+    path = onnx_detector_samples.write(onnx_detector_samples.yolov5(), tmp_path / "d.onnx")
+    table = ClassTable((*NAMES, "other"), (300, 150, 8, 4))
+
+    def of(**changes: Any) -> OnnxDetector:
+        told = json.dumps({**onnx_detector_samples.MAPPINGS["yolov5"], **changes})
+        mapping = OutputMapping.model_validate_json(told)
+        return load_onnx_detector(path, mapping, LoadOptions(classes=table))
+
+    cache = tmp_path / "cache"
+    made = look(of(), val, cache)
+    assert made.raw[0].quality is not None
+    assert_same(made, look(of(), val, cache))
+    assert sum(seen) == IMAGES
+    look(of(box_format="xyxy"), val, cache)
+    assert sum(seen) == 2 * IMAGES
 
 
 def test_rows_are_dropped_as_methods_allow(
@@ -239,8 +267,7 @@ def rewrite(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
         path = entry / f"{name}.npy"
         np.save(path, change(np.load(path)))
         content = json.loads((entry / "entry.json").read_text())
-        digest = outputs.cached.__globals__["_file_digest"]
-        content["files"][name] = digest(path)
+        content["files"][name] = cache_module._file_digest(path)
         (entry / "entry.json").write_text(json.dumps(content))
 
     return damage
@@ -303,17 +330,17 @@ def test_outputs_with_quality_and_boxes_by_class_come_back(
     raw = [some(rows, data.identifier(at)) for at, rows in enumerate((3, 0, 5))]
     candidates = np.array([3, 2, 9])
     made = RawOutputs(raw, candidates, np.arange(3), np.arange(3, dtype=np.uint64), ())
-    form = outputs.CacheForm(
+    form = CacheForm(
         "outputs", outputs._ARRAYS, _packed, lambda kept: _unpacked(kept, model, data, None)
     )
 
     def never() -> RawOutputs:
         raise AssertionError("it stands in the cache")
 
-    outputs.cached(form, lambda: made, lambda: ["entry"], cache=tmp_path)
-    found = outputs.cached(form, never, lambda: ["entry"], cache=tmp_path)
+    cached(form, lambda: made, lambda: ["entry"], cache=tmp_path)
+    found = cached(form, never, lambda: ["entry"], cache=tmp_path)
     assert found.candidates.tolist() == [3, 2, 9]
     for ours, theirs in zip(made.raw, found.raw, strict=True):
         assert theirs.placement == placement
         np.testing.assert_array_equal(ours.boxes, theirs.boxes)
-        np.testing.assert_array_equal(ours.quality, theirs.quality)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(ours.quality, theirs.quality)
