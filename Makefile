@@ -19,7 +19,8 @@ quickstart: $(STAMP) ## draw species, train, fix, export and verify: under 5 min
 	@$(BIN)/ltdeploy quickstart --out $(OUT)
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@# A file's tests stay together: they share what is slow to make.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 trt: $(STAMP) ## fetch NVIDIA's builder, 150 MB: it builds every graph we export, no GPU needed
 	@$(BIN)/python tests/trt_build/trt_assemble.py

@@ -177,13 +177,17 @@ class GraphEntry(Strict):
 
 
 class SourceEntry(Strict):
-    """The checkpoint that the bundle was made from; ``path`` is relative to the bundle's parent."""
+    """The checkpoint that the bundle was made from; ``path`` is relative to the bundle's parent.
+
+    ``settings`` is a digest of what else decided on how it computes, such as a config beside it.
+    """
 
     path: str
     sha256: Sha256
     layout: str
     trained_with: str | None
     notes: tuple[str, ...] = ()
+    settings: str | None = None
 
 
 class FileEntry(Strict):

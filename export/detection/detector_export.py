@@ -187,6 +187,7 @@ def export_detector(
             layout=model.source.layout,
             trained_with=model.trained_with,
             notes=(*model.source.notes, *notes),
+            settings=model.source.settings,
         ),
         versions=package_versions(),
         files={name: file_entry(held) for name, held in files.items()},

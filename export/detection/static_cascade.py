@@ -72,6 +72,6 @@ class StaticCascade(StaticRcnn):
             parts.append(logits.reshape(-1, count, logits.shape[-1]))
             deltas = deltas.reshape(-1, count, 4)
             boxes = clip_boxes(self._decode(deltas, boxes, weights), *self.size)
-        if self.mean_of == "probabilities":
+        if self.mean_of != "logits":
             return boxes, mean_logits(parts, self.mean_of)
         return boxes, sum(parts[1:], start=parts[0]) / len(parts)

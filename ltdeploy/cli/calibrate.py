@@ -12,7 +12,7 @@ import typer
 from ..errors import UsageError
 from . import options as opt
 from .choice_table import report_choice
-from .output import Output, program, write_text
+from .output import Output, program, quoted, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def calibrate(
 
             return calibrate_detector(
                 output,
-                ckpt if outputs is None else f"{ckpt} --outputs {outputs}",
+                " --outputs ".join(quoted(one) for one in (ckpt, outputs) if one is not None),
                 model,
                 val,
                 root=root,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .output import Output, program, write_text
+from .output import Output, program, quoted, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def calibrate_detector(
 
     Parameters
     ----------
-    ckpt : the model's file as it was typed, with what was said of it.
+    ckpt : the model's file and what was said of it, as a shell takes them.
     out, report : where the fix and the report go.
     cache : folder of the outputs of earlier runs; None keeps nothing.
     refused : options that detectors do not have, by name, and what was given.
@@ -88,7 +88,7 @@ def calibrate_detector(
     output.left_out(evidence.unreadable)
     output.say(f"Fix      {out}")
     output.say(f"Report   {report}")
-    output.say(f"Next     {program()} export --fix {out} {ckpt}")
+    output.say(f"Next     {program()} export --fix {quoted(out)} {ckpt}")
     return ExitCode.BAD_INPUT if evidence.unreadable else ExitCode.OK
 
 

@@ -198,18 +198,17 @@ def export(
     from ..models.detectors.onnx_detector import OnnxDetector
     from ..models.loading import load_model
 
-    given = opt.load_options(
-        arch=arch,
-        classes=read_classes(classes, root) if classes is not None else None,
-        image_size=image_size,
-        resize=resize,
-        crop_pct=crop_pct,
-        interpolation=interpolation,
-        mean=mean,
-        std=std,
-        head_scale=head_scale,
-        trust_pickle=trust_pickle,
-    )
+    of_classifiers: dict[str, Any] = {
+        "image_size": image_size,
+        "resize": resize,
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+        "head_scale": head_scale,
+    }
+    table = read_classes(classes, root) if classes is not None else None
+    given = opt.load_options(arch=arch, classes=table, trust_pickle=trust_pickle, **of_classifiers)
     with output.working(f"Loading {ckpt}"):
         from ltdeploy.export import PrecisionRequest, export_bundle
 
@@ -219,6 +218,8 @@ def export(
         refused = {
             "--tau-bias": tau_bias != "scale",
             "--jpeg-scaling": jpeg_scaling,
+            "--arch": arch is not None and isinstance(model, OnnxDetector),
+            **{f"--{k.replace('_', '-')}": v is not None for k, v in of_classifiers.items()},
         }
         return export_boxes(
             output,

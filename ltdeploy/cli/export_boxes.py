@@ -57,9 +57,10 @@ def export_boxes(
 
     given = [name for name, there in refused.items() if there]
     if given:
+        others = "files of weights" if given == ["--arch"] else "classifiers in this version"
         raise UsageError(
-            f"{model.source.path.name} is a detector, and {', '.join(given)} is for classifiers in "
-            "this version; leave it out."
+            f"{model.source.path.name} is a detector, and {', '.join(given)} is for {others}; "
+            "leave it out."
         )
     for one in specs:
         if isinstance(one, FixSpec) and one.needs_validation:

@@ -41,6 +41,7 @@ class Source:
     layout : whose way of writing it is.
     notes : what was recognised or assumed, in sentences.
     class_names : names in the file, also where counts are missing for a class table.
+    settings : digest of what else decides on how it computes: a config in the file or beside it.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Source:
     layout: str
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
+    settings: str | None = None
 
 
 @dataclass(eq=False)

@@ -35,23 +35,35 @@ def is_plain_pickle(path: Path) -> bool:
     return head[:1] == b"\x80" and head[1:2] <= b"\x05" and not head.startswith(_TORCH)
 
 
-def load_plain_pickle(path: Path) -> Any:
+def load_plain_pickle(path: Path, *, trust: bool = False) -> Any:
     """Return what a pickle holds, arrays as tensors.
 
     Parameters
     ----------
     path : the file.
+    trust : run whatever the pickle asks for.
 
     Raises
     ------
     UnsafeCheckpointError
         If it names anything but NumPy's arrays and plain containers; nothing of it has run.
     CheckpointError
-        If it is damaged.
+        If it is damaged, its arrays are larger than itself, or it names a module that is not
+        installed.
     """
     with path.open("rb") as file:
         try:
-            return _tensors(_Reader(file, encoding="latin1").load())
+            if trust:
+                return _tensors(pickle.load(file, encoding="latin1"), {})
+            reader = _Reader(file, encoding="latin1", size=path.stat().st_size)
+            return _tensors(reader.load(), {})
+        except OSError:
+            raise
+        except ModuleNotFoundError as error:
+            raise CheckpointError(
+                f"{path} names the module {error.name}, which is not installed here. Install it, "
+                "or save plain values and weights only where the file was made."
+            ) from error
         except UnsafeCheckpointError as error:
             raise UnsafeCheckpointError(f"{path} {error}") from None
         except Exception as error:
@@ -67,9 +79,9 @@ def load_plain_pickle(path: Path) -> Any:
 class _Reader(pickle.Unpickler):
     """An unpickler that knows a few functions, made anew for each file, and no classes."""
 
-    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
+    def __init__(self, file: IO[bytes], *, encoding: str, size: int) -> None:
         super().__init__(file, encoding=encoding)
-        self._known = _functions()
+        self._known = _functions(size)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the function that takes the place of what the pickle names."""
@@ -85,27 +97,48 @@ class _Reader(pickle.Unpickler):
         return found
 
 
-def _functions() -> dict[str, Callable[..., Any]]:
-    """Return what a pickle may call. A pickle can set attributes of these, of nothing shared."""
+def _functions(size: int) -> dict[str, Callable[..., Any]]:
+    """Return what a pickle of `size` bytes may call.
+
+    A pickle can set attributes of these, of nothing shared.
+    """
+    spent = {"arrays": 0, "text": 0, "entries": 0}
+
+    def spend(on: str, amount: int) -> None:
+        # What is used over and over is in the file once, and would fill the memory.
+        spent[on] += amount
+        if spent[on] > size:
+            raise CheckpointError(f"its {on} are larger than the file")
+
+    class Array(CheckedArray):
+        def __setstate__(self, state: tuple[Any, ...]) -> None:
+            super().__setstate__(state)
+            spend("arrays", self.nbytes)
 
     def array(*_: object) -> Any:
-        return CheckedArray()
+        return Array()
 
     def dtype(name: str, *_flags: object) -> Any:
         return CheckedDtype(name)
 
     def scalar(kind: object, content: object) -> Any:
-        return checked_scalar(kind, content)
+        found = checked_scalar(kind, content)
+        spend("arrays", found.nbytes)
+        return found
 
-    def from_buffer(content: bytes, kind: object, shape: tuple[int, ...], order: str) -> Any:
-        made = CheckedArray()
+    def from_buffer(content: object, kind: object, shape: tuple[int, ...], order: str) -> Any:
+        if not isinstance(content, bytes | bytearray):
+            raise CheckpointError(f"an array has a {type(content).__name__} for its content")
+        made = Array()
         made.__setstate__((1, shape, kind, order == "F", bytes(content)))
         return made
 
     def ordered(*items: Any) -> Any:
+        spend("entries", sum(map(len, items)))
         return OrderedDict(*items)
 
     def encode(text: str, *_encoding: object) -> bytes:
+        spend("text", len(text))
         return text.encode("latin1")
 
     known: dict[str, Callable[..., Any]] = {
@@ -123,12 +156,23 @@ def _functions() -> dict[str, Callable[..., Any]]:
     return known
 
 
-def _tensors(value: Any) -> Any:
-    """Return nested dictionaries with tensors for arrays of numbers."""
+def _tensors(value: Any, done: dict[int, Any]) -> Any:
+    """Return nested dictionaries with tensors for arrays of numbers, each made once.
+
+    Parameters
+    ----------
+    done : what was made of which object, by its id.
+    """
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, Mapping):
-        return {key: _tensors(one) for key, one in value.items()}
+        made: dict[Any, Any] = {}
+        done[id(value)] = made
+        made |= {key: _tensors(one, done) for key, one in value.items()}
+        return made
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return _tensor(value)
+        done[id(value)] = _tensor(value)
+        return done[id(value)]
     return value
 
 

@@ -32,6 +32,12 @@ class _Logged:
     """Take the place of mmengine's log of numbers, of which nothing is used."""
 
 
+def _logged_method(owner: object, _name: object) -> None:
+    """Take the place of ``getattr``, by which that log names its own methods, and find nothing."""
+    if owner is not _Logged:
+        raise CheckpointError("it asks for an attribute of something that is no log of mmengine")
+
+
 def _allowed() -> list[Any]:
     """Return the classes and functions that a checkpoint may use beside torch's own list.
 
@@ -40,6 +46,7 @@ def _allowed() -> list[Any]:
     return [
         argparse.Namespace,
         (_Logged, "mmengine.logging.history_buffer.HistoryBuffer"),
+        *((_logged_method, f"{module}.getattr") for module in ("builtins", "__builtin__")),
         (CheckedDtype, "numpy.dtype"),
         (CheckedArray, "numpy.ndarray"),
         *((empty_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
@@ -76,8 +83,7 @@ def load_pickle(path: Path, *, trust: bool) -> Any:
         except UnsafeCheckpointError:
             if not trust:
                 raise
-        with path.open("rb") as file:
-            return pickle.load(file, encoding="latin1")  # the user said so
+        return load_plain_pickle(path, trust=True)
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)

@@ -82,6 +82,8 @@ def test_inspect_knows_a_detector(cli: Cli, made: Path) -> None:
     [
         (("--jpeg-scaling",), "is a detector, and --jpeg-scaling is for classifiers"),
         (("--tau", "0.7"), "20.98"),
+        (("--mean", "0,0,0", "--image-size", "64"), "--image-size, --mean is for classifiers"),
+        (("--head-scale", "3"), "--head-scale is for classifiers"),
         (("--fix", "norcal:gamma=auto", "--val", "boxes-0.json"), "calibrate"),
         (("--canvas", "wide"), "--canvas is 'wide'; expected HEIGHTxWIDTH"),
     ],

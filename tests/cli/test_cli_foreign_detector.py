@@ -89,6 +89,29 @@ def test_compare_takes_the_file_and_its_mapping(cli: Cli, made: Path) -> None:
     assert "is a bundle" in complaint
 
 
+def test_another_canvas_in_the_mapping_is_not_passed_over(cli: Cli, made: Path) -> None:
+    told = json.loads((made / "outputs.json").read_text())
+    told["canvas"]["fit"] = "centre"
+    Path("centre.json").write_text(json.dumps(told))
+    data = ("--data", made / "boxes-0.json", "--outputs", "centre.json")
+    for command in (("verify", made / "y.ltd"), ("compare", made / "y.onnx", made / "y.ltd")):
+        code, _, complaint = cli(*command, *data)
+        assert code == 2
+        assert "looks at canvases of" in complaint
+
+
+def test_what_calibrate_says_next_can_be_typed(cli: Cli, made: Path) -> None:
+    told = Path("my outputs.json")
+    told.write_text((made / "outputs.json").read_text())
+    given = ("--classes", made / "classes.csv", "--method", "odds", "--out", "a fix.json")
+    code, said, _ = cli(
+        "calibrate", made / "y.onnx", "--val", made / "boxes-0.json", "--outputs", told, *given
+    )
+    assert code == 0
+    assert "a fix.json' " in said
+    assert "--outputs 'my outputs.json'" in said
+
+
 def test_calibrate_chooses_for_it_and_says_how_to_go_on(cli: Cli, made: Path) -> None:
     told = made / "outputs.json"
     given = ("--outputs", told, "--classes", made / "classes.csv", "--method", "odds")
@@ -111,6 +134,10 @@ def test_calibrate_chooses_for_it_and_says_how_to_go_on(cli: Cli, made: Path) ->
             ("export", "y.onnx", "--outputs", "outputs.json", "--classes", "classes.csv",
              "--canvas", "96x96"),
             "takes canvases of 64×64 pixels",
+        ),
+        (
+            ("export", "y.onnx", "--outputs", "outputs.json", "--arch", "torchvision:ssd"),
+            "is a detector, and --arch is for files of weights",
         ),
     ],
 )  # fmt: skip

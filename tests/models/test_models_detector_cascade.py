@@ -18,7 +18,12 @@ from ltdeploy.classes import ClassTable
 from ltdeploy.errors import CheckpointError, UsageError
 from ltdeploy.models.detectors.architectures import ARCHITECTURES, build_detector
 from ltdeploy.models.detectors.building import build_torchvision
-from ltdeploy.models.detectors.cascade import STAGES, CascadeHeads, cascade_stages
+from ltdeploy.models.detectors.cascade import (
+    STAGES,
+    CascadeHeads,
+    cascade_stages,
+    mean_logits,
+)
 from ltdeploy.models.detectors.design import BACKBONES, DESIGNS
 from ltdeploy.models.detectors.detector import load_detector
 from ltdeploy.models.detectors.recognition import is_frozen, likely_designs
@@ -374,3 +379,12 @@ def test_image_lists_are_what_the_proposals_are_made_from() -> None:
     count = len(proposals[0])
     torch.testing.assert_close(raw["logits"][0, :count], logits[:count])
     torch.testing.assert_close(raw["boxes"][0, :count], boxes[0])
+
+
+def test_means_of_stages_are_those_of_their_scores() -> None:
+    stages = list(torch.randn(3, 5, COLUMNS, dtype=torch.float64) * 20)
+    softmax = mean_logits(stages, "probabilities").softmax(dim=-1)
+    sigmoid = mean_logits(stages, "sigmoids").sigmoid()
+    torch.testing.assert_close(softmax, torch.stack([z.softmax(-1) for z in stages]).mean(0))
+    torch.testing.assert_close(sigmoid, torch.stack([z.sigmoid() for z in stages]).mean(0))
+    torch.testing.assert_close(mean_logits(stages, "logits"), sum(stages) / 3)

@@ -29,6 +29,7 @@ from ltdeploy.models.detectors.detectron2_network import (
     Recipe,
     Trunk,
     build,
+    trunk_of,
 )
 from ltdeploy.models.detectors.detectron2_parts import FixedAnchors, HalfPixelPool
 from ltdeploy.models.options import LoadOptions
@@ -123,6 +124,13 @@ def test_it_is_exported_with_its_fix(tmp_path: Path, family: str) -> None:
     assert any("RoiAlign" in note for note in entry.source.notes)
 
 
+def test_another_canvas_is_of_whole_strides_too(tmp_path: Path) -> None:
+    model = load(write(tmp_path, drawn(Made("detectron2", "retinanet"))))
+    assert replace(model, canvas=replace(model.canvas, height_px=96)).canvas.height_px == 96
+    with pytest.raises(CheckpointError, match="multiples of 32"):
+        replace(model, canvas=replace(model.canvas, height_px=100, width_px=100))
+
+
 def test_the_config_beside_the_file_is_read(tmp_path: Path) -> None:
     made = drawn(
         Made(
@@ -139,11 +147,14 @@ def test_the_config_beside_the_file_is_read(tmp_path: Path) -> None:
             "ANCHOR_GENERATOR": {"SIZES": [[32], [64], [128], [256], [512]]},
         },
     }
-    compare(load(write(tmp_path, made, config)), made)
+    told = load(write(tmp_path, made, config))
+    compare(told, made)
     # Without it the defaults are taken, and said: the comparison notices.
     (tmp_path / "config.yaml").unlink()
     other = load(write(tmp_path, made))
     assert sum("Assumed" in note for note in other.source.notes) == 2
+    assert other.source.sha256 == told.source.sha256
+    assert other.source.settings != told.source.settings  # kept outputs are not taken for its own
     with pytest.raises(AssertionError):
         compare(other, made)
 
@@ -153,6 +164,35 @@ def test_a_config_that_wants_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("MODEL: !!python/object/apply:os.system ['true']")
     with pytest.raises(CheckpointError, match=r"config\.yaml.*not plain YAML"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MODEL: {RPN: null}",
+        "MODEL: {RPN: {PRE_NMS_TOPK_TEST: abc}}",
+        "MODEL: {ROI_BOX_HEAD: {BBOX_REG_WEIGHTS: 5}}",
+        "MODEL: {PIXEL_MEAN: x, PIXEL_STD: x}",
+        "MODEL: {[1]: 2}",
+        "MODEL: {ANCHOR_GENERATOR: {ASPECT_RATIOS: []}}",
+        "MODEL: " + "[" * 3000,
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, drawn(Made("detectron2")))
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        load(path)
+
+
+@pytest.mark.parametrize("number", ["7", "999999999", "9" * 5000])
+def test_the_number_of_a_block_builds_no_others(number: str) -> None:
+    keys = [f"backbone.body.layer{stage}.0.conv1.weight" for stage in (1, 2, 3, 4)]
+    weights = dict.fromkeys(keys, torch.zeros(1))
+    assert trunk_of(weights) == Trunk((1, 1, 1, 1), bottleneck=False)
+    weights[f"backbone.body.layer2.{number}.conv1.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=rf"layer2\.{number}\.conv1"):
+        trunk_of(weights)
 
 
 def test_what_grouped_convolutions_bring_with_them(tmp_path: Path) -> None:

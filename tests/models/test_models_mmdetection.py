@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ltdeploy.errors import CheckpointError
 from ltdeploy.export.detection.detector_export import export_detector, static_module
 from ltdeploy.fixes.spec import parse_spec
 from ltdeploy.models.detectors.detector import Detector, load_detector
-from ltdeploy.models.detectors.mmdetection_config import model_config
+from ltdeploy.models.detectors.mmdetection_config import model_config, within
 from ltdeploy.models.detectors.mmdetection_layout import renamed
 from ltdeploy.models.options import LoadOptions
 from ltdeploy.postprocess import ScoreRule
@@ -116,10 +117,52 @@ def test_the_config_in_the_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["model = build()", "model = dict(a=open('x'))", "model = [", "model = 3", "", "x = dict(a=1)"],
+    ["model = build()", "model = [", "model = 3", "model = {[1]: 2}", "model = " + "[" * 5000],
 )
-def test_a_config_is_never_run(text: str) -> None:
-    assert model_config(text) == {}
+def test_a_config_is_never_run(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"epoch_12\.pth.*the config"):
+        load(write(tmp_path, made_of(), text))
+
+
+def test_one_value_that_is_not_plain_does_not_hide_the_others() -> None:
+    config = model_config("model = dict(type='A', x=float('inf'), y={[1]: 2}, z=open('x'))")
+    assert within(config, "type") == "A"
+    with pytest.raises(ValueError, match="x, of x, is not a plain value"):
+        within(config, "x")
+    assert model_config("") == model_config("x = dict(a=1)") == {}
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        "model = dict(test_cfg=dict(rpn=dict(nms_pre='abc')))",
+        "model = dict(test_cfg=dict(rpn=dict(nms_pre=round(7))))",
+        "model = dict(rpn_head=dict(anchor_generator=dict(strides=[(4, 8)])))",
+        "model = dict(rpn_head=dict(anchor_generator=5))",
+        "model = dict(roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=[0]))))",
+        "model = dict(data_preprocessor=dict(mean=5, std=5))",
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(tmp_path: Path, cfg: str) -> None:
+    with pytest.raises(CheckpointError, match=r"epoch_12\.pth has settings that cannot be used"):
+        load(write(tmp_path, made_of(), cfg))
+
+
+def test_strides_may_stand_there_for_both_axes(tmp_path: Path) -> None:
+    pairs = "strides=[(4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]"
+    made = made_of()
+    cfg = f"model = dict(rpn_head=dict(anchor_generator=dict({pairs})))"
+    compare(load(write(tmp_path, made, cfg)), made)
+
+
+def test_boxes_of_each_class_in_a_cascade_are_refused(tmp_path: Path) -> None:
+    made = made_of("cascade")
+    for stage in range(3):
+        for part in ("weight", "bias"):
+            key = f"roi_head.bbox_head.{stage}.fc_reg.{part}"
+            made.weights[key] = torch.cat([made.weights[key]] * 3)
+    with pytest.raises(CheckpointError, match=r"bbox_head\.0\.fc_reg\.weight is \(12, "):
+        load(write(tmp_path, made))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +208,15 @@ def test_the_log_of_a_training_is_passed_over(tmp_path: Path) -> None:
             self.max_length = 10
             self._log_history = np.arange(3.0)
 
+        def mean(self) -> float:
+            return float(self._log_history.mean())
+
+        def __getstate__(self) -> dict[str, Any]:
+            return self.__dict__ | {"statistics_methods": {"mean": HistoryBuffer.mean}}
+
     HistoryBuffer.__module__, HistoryBuffer.__qualname__ = library.__name__, "HistoryBuffer"
+    HistoryBuffer.mean.__module__ = library.__name__
+    HistoryBuffer.mean.__qualname__ = "HistoryBuffer.mean"
     library.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
     names = ("mmengine", "mmengine.logging", library.__name__)
     sys.modules.update(dict.fromkeys(names, library))
@@ -175,7 +226,18 @@ def test_the_log_of_a_training_is_passed_over(tmp_path: Path) -> None:
     finally:
         for name in names:
             del sys.modules[name]
+    with zipfile.ZipFile(path) as archive:
+        assert b"getattr" in archive.read("epoch_12/data.pkl")
     assert load(path).arch.startswith("mmdetection:fasterrcnn")
+
+
+def test_no_other_attribute_is_given(tmp_path: Path) -> None:
+    class Asks:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr, ("text", "upper")
+
+    with pytest.raises(CheckpointError, match="no log of mmengine"):
+        load(write(tmp_path, made_of(), more=Asks()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

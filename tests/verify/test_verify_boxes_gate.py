@@ -8,6 +8,7 @@ import pytest
 from ltdeploy.boxes import Detections
 from ltdeploy.metrics.matching import COCO_LIMITS, ImageTruth, Matches, match
 from ltdeploy.pairing import agreement, pair
+from ltdeploy.verify.boxes import BoxDifferences
 from ltdeploy.verify.boxes.gate import decide, overall_verdict
 
 CLASSES = 4
@@ -120,3 +121,20 @@ def test_pairs_go_by_class_and_overlap_and_not_by_position() -> None:
     assert (apart.score_difference, apart.box_difference_px, apart.alone) == (0, 0, 0)
     others = Detections(found.boxes, found.scores, (found.labels + 1) % CLASSES)
     assert agreement(found, others).alone > 0.2
+
+
+def test_a_class_that_lives_at_low_scores_is_not_lost_unseen() -> None:
+    truths, found = scene(60, 3)
+    rare = np.array([2, 3])
+    quiet = [
+        Detections(one.boxes, np.where(np.isin(one.labels, rare), 0.04, one.scores), one.labels)
+        for one in found
+    ]
+    lost = [one[~np.isin(one.labels, rare)] for one in quiet]
+    apart = BoxDifferences(CLASSES)
+    for ours, theirs in zip(quiet, lost, strict=True):
+        apart.add(ours, theirs)
+    assert apart.equivalent  # nothing that predict shows has changed
+    decided = decide(matches(truths, quiet), matches(truths, lost), STRATA, 1.0, equivalent=True)
+    assert decided["many"].verdict == "pass"
+    assert decided["few"].verdict == decided["overall"].verdict == "fail"

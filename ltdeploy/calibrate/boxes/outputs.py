@@ -241,6 +241,7 @@ def _told(model: Detector | OnnxDetector) -> dict[str, Any]:
     return {
         "task": "detection",
         "checkpoint": model.source.sha256,
+        "settings": model.source.settings,
         "arch": model.arch,
         "head": list(model.head_paths),
         "canvas": model.canvas.to_dict(),

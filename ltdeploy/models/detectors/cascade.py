@@ -30,14 +30,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 __all__ = ["STAGES", "CascadeHeads", "MeanOf", "Stage", "cascade_stages", "mean_logits"]
 
-MeanOf = Literal["logits", "probabilities"]
+MeanOf = Literal["logits", "probabilities", "sigmoids"]
 
 _SIDE, _WIDTH = 7, 1024  # of torchvision's pooling and box heads
 _PROPOSALS, _POSITIVE = 512, 0.25
@@ -189,9 +189,16 @@ class CascadeHeads(nn.Module):
 
 
 def mean_logits(parts: list[Tensor], mean_of: MeanOf) -> Tensor:
-    """Return one array of logits (..., C) from each stage's."""
+    """Return one array of logits (..., C) from each stage's.
+
+    Of ``"probabilities"`` their softmax is the mean of the stages' softmaxes, of ``"sigmoids"``
+    their sigmoid the mean of the stages' sigmoids.
+    """
     if mean_of == "logits":
         return torch.stack(parts).mean(dim=0)
+    if mean_of == "sigmoids":
+        stages = torch.stack(parts)
+        return logsigmoid(stages).logsumexp(dim=0) - logsigmoid(-stages).logsumexp(dim=0)
     shares = torch.stack([one.log_softmax(dim=-1) for one in parts])
     return shares.logsumexp(dim=0) - math.log(len(parts))
 

@@ -50,6 +50,8 @@ __all__ = [
 
 _WRAPPERS = ("module", "_orig_mod", "model", "net")
 _LISTED = 6
+_FOREIGN = ("detectron2:", "mmdetection:")
+_FOREIGN_STRIDE = 32
 
 
 @dataclass(eq=False)
@@ -88,7 +90,8 @@ class Detector:
     def __post_init__(self) -> None:
         size = self.canvas.height_px, self.canvas.width_px
         config = getattr(self.module, "config", None)  # transformers' networks have one
-        stride = max(getattr(config, "feat_strides", [1]))
+        usual = [_FOREIGN_STRIDE if self.arch.startswith(_FOREIGN) else 1]
+        stride = max(getattr(config, "feat_strides", usual))
         if any(side % stride for side in size):
             raise CheckpointError(
                 f"{self.source.path} is to see canvases of {size[0]}×{size[1]} pixels; expected "
@@ -126,9 +129,13 @@ def complete_foreground(model: Detector | OnnxDetector) -> ClassTable:
             "order without the background, or the COCO json that it was trained on."
         )
     if len(model.classes) != foreground:
+        of_mapping = model.arch == "onnx" and foreground < model.head.classes
+        hint = (
+            ' If no column is one, say "background": "none" in the mapping.' if of_mapping else ""
+        )
         raise CheckpointError(
             f"{model.source.path} tells {foreground} classes apart, the background not counted; "
-            f"the class table has {len(model.classes)}. A table must not list the background."
+            f"the class table has {len(model.classes)}. A table must not list the background.{hint}"
         )
     return model.classes
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._optional import require
 from ...errors import CheckpointError
+from ..head import Activation
+from .cascade import MeanOf
 from .detectron2_network import CASCADE_WEIGHTS, PLAIN_WEIGHTS, Pixels, Recipe, Trunk, trunk_of
 from .detectron2_parts import AnchorShapes
 
@@ -64,7 +66,7 @@ def read_config(path: Path) -> dict[str, Any]:
     yaml = require("yaml", extra="torch", purpose="read detectron2's config.yaml")
     try:
         held = yaml.safe_load(beside.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
         raise CheckpointError(
             f"{beside}, beside the checkpoint, is not plain YAML: {error}. detectron2 writes it "
             "with cfg.dump(); put that one there, or none."
@@ -127,27 +129,31 @@ def recipe_of(
     fc = named.get(
         "roi_heads.box_head.fc6.weight", named.get("roi_heads.stages.0.box_head.fc6.weight")
     )
+    activation: Activation = "sigmoid" if retina or box.get("USE_SIGMOID_CE") else "softmax"
+    mean_of: MeanOf = "logits"
+    if kind == "cascade_rcnn":
+        mean_of = "sigmoids" if activation == "sigmoid" else "probabilities"
     recipe = Recipe(
         library="detectron2",
         kind=kind,
         trunk=trunk,
         columns=columns,
         box_rows=rows,
-        activation="sigmoid" if retina or box.get("USE_SIGMOID_CE") else "softmax",
+        activation=activation,
         stride_in_1x1=_stride(told, trunk, notes),
         pixels=_pixels(tensors, config, trunk, notes),
         anchors=anchors,
         anchor_cells=cells,
         pool={
             "eps": _EPS,
-            "sampling_ratio": box.get("POOLER_SAMPLING_RATIO", 0),
+            "sampling_ratio": int(box.get("POOLER_SAMPLING_RATIO", 0)),
             "aligned": pooling == "ROIAlignV2",
         },
-        box_weights=tuple(tuple(float(v) for v in one) for one in weights),  # type: ignore[misc]
-        before_nms=proposals.get("PRE_NMS_TOPK_TEST", 1000),
-        after_nms=proposals.get("POST_NMS_TOPK_TEST", 1000),
-        proposal_iou=proposals.get("NMS_THRESH", 0.7),
-        mean_of="probabilities" if kind == "cascade_rcnn" else "logits",
+        box_weights=tuple(_four(one) for one in weights),
+        before_nms=int(proposals.get("PRE_NMS_TOPK_TEST", 1000)),
+        after_nms=int(proposals.get("POST_NMS_TOPK_TEST", 1000)),
+        proposal_iou=float(proposals.get("NMS_THRESH", 0.7)),
+        mean_of=mean_of,
         channels=named["backbone.fpn.layer_blocks.0.0.weight"].shape[0],
         width=1024 if fc is None else fc.shape[0],
         coarse_from=None if coarse is None else coarse.shape[1],
@@ -212,6 +218,11 @@ def _pixels(
 def _three(values: Any) -> tuple[float, float, float]:
     first, second, third = (float(value) for value in values)
     return first, second, third
+
+
+def _four(values: Any) -> tuple[float, float, float, float]:
+    first, second, third, fourth = (float(value) for value in values)
+    return first, second, third, fourth
 
 
 def _anchors(told: Mapping[str, Any], usual: AnchorShapes) -> AnchorShapes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...canvas import Canvas
 from ...classes import ClassTable
@@ -17,7 +18,7 @@ from ..reading import source_sha256
 from .architectures import ARCHITECTURES, Architecture
 from .class_rows import class_paths
 from .detector import Detector, class_head, table_of
-from .detectron2_layout import read_config
+from .detectron2_layout import CONFIG_FILE, read_config
 from .detectron2_layout import recipe_of as detectron2_recipe
 from .detectron2_layout import renamed as detectron2_names
 from .detectron2_network import Pixels, Recipe, build
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["foreign_detector"]
 
 _LISTED = 6
+_UNUSABLE = (
+    ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError,
+)  # fmt: skip
 _STRIDE = 32
 _FIRST = "backbone.body.conv1.weight"
 _USUAL = ARCHITECTURES["fasterrcnn_resnet50_fpn"]
@@ -90,6 +94,7 @@ def foreign_detector(
             recipe.library,
             tuple(notes),
             parts.class_names,
+            hashlib.blake2b(repr(recipe).encode(), digest_size=16).hexdigest(),
         ),
     )
 
@@ -113,12 +118,17 @@ def _recipe(
     names = (detectron2_names if theirs else mmdetection_names)(tensors)
     named = {name: tensors[key] for key, name in names.items()}
     make: Callable[..., tuple[Recipe, list[str]]]
-    make, config = (
-        (detectron2_recipe, read_config(path))
-        if theirs
-        else (mmdetection_recipe, model_config(told or ""))
-    )
-    recipe, notes = make(tensors, named, config, str(path))
+    make = detectron2_recipe if theirs else mmdetection_recipe
+    config: Mapping[str, Any] = {}
+    try:
+        config = read_config(path) if theirs else model_config(told or "")
+        recipe, notes = make(tensors, named, config, str(path))
+    except _UNUSABLE as error:
+        held = path.parent / CONFIG_FILE if theirs and config else path
+        raise CheckpointError(
+            f"{held} has settings that cannot be used: {error}. Expected is what "
+            f"{'detectron2 writes with cfg.dump()' if theirs else 'mmdetection writes'}."
+        ) from error
     _require_whole(path, recipe, {name: key for key, name in names.items()}, named)
     if any("mask_head." in key for key in tensors):
         notes.append("It gives boxes and masks; the boxes are used, the masks are left out.")

@@ -7,6 +7,7 @@ differs is in :mod:`ltdeploy.models.detectors.detectron2_parts`; what a file say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from ...errors import CheckpointError
 from .cascade import CascadeHeads, MeanOf
 from .class_rows import CLASS_ROWS, ClassRows
 from .detectron2_parts import (
@@ -164,12 +166,26 @@ class Recipe:
 
 
 def trunk_of(tensors: Mapping[str, Tensor], body: str = "backbone.body.") -> Trunk | None:
-    """Return the residual network that weights by torchvision's names are of, or None."""
-    blocks = [0] * 4
-    for key in tensors:
-        if key.startswith(f"{body}layer") and key.endswith(".conv1.weight"):
-            stage, block = key.removeprefix(f"{body}layer").split(".")[:2]
-            blocks[int(stage) - 1] = max(blocks[int(stage) - 1], int(block) + 1)
+    """Return the residual network that weights by torchvision's names are of, or None.
+
+    Raises
+    ------
+    CheckpointError
+        If the blocks of a stage are not numbered 0, 1, 2, ….
+    """
+    pattern = re.compile(rf"{re.escape(body)}layer([1-4])\.([0-9]+)\.conv1\.weight")
+    matches = [found for key in tensors if (found := pattern.fullmatch(key))]
+    blocks = [sum(found[1] == stage for found in matches) for stage in "1234"]
+    # As text: a number may have more digits than Python converts.
+    numbers = [set(map(str, range(count))) for count in blocks]
+    for found in matches:
+        count = blocks[int(found[1]) - 1]
+        if found[2] not in numbers[int(found[1]) - 1]:
+            raise CheckpointError(
+                f"The weights have {found[0]} (by torchvision's names) and {count} blocks in that "
+                f"stage; expected the blocks 0 to {count - 1}. The file is damaged, or weights "
+                "were left out of it."
+            )
     if not all(blocks):
         return None
     middle, last = (tensors.get(f"{body}layer1.0.conv{at}.weight") for at in (2, 3))

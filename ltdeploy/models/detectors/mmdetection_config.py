@@ -1,7 +1,8 @@
 """The config that mmdetection keeps in its checkpoints, a Python text, read without running it.
 
 mmengine writes ``meta["cfg"]`` with ``Config.pretty_text``: assignments of plain values, in which
-dictionaries are calls of ``dict``. Those alone are read.
+dictionaries are calls of ``dict``. Those alone are read; any other value is unreadable, which
+matters where it is asked for.
 """
 
 from __future__ import annotations
@@ -15,8 +16,23 @@ __all__ = ["first_of", "model_config", "within"]
 _TOO_LONG = 4_000_000  # characters; real ones have some ten thousand
 
 
+class _Unreadable:
+    """Stands where a value is not plain."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("a value of the config is not plain, so it cannot be read")
+
+
+_UNREADABLE = _Unreadable()
+
+
 def model_config(text: str) -> dict[str, Any]:
-    """Return the value of ``model = …``; empty where there is none that is made of plain values.
+    """Return the value of ``model = …``; empty where the text has none.
+
+    Raises
+    ------
+    ValueError
+        If the text is no Python or its model no dictionary of plain values.
 
     Examples
     --------
@@ -24,21 +40,29 @@ def model_config(text: str) -> dict[str, Any]:
     {'type': 'FasterRCNN', 'neck': {'num_outs': 5}}
     """
     if len(text) > _TOO_LONG:
-        return {}
+        raise ValueError(f"the config has {len(text):,} characters, more than {_TOO_LONG:,}")
     try:
-        for line in ast.parse(text).body:
-            names = line.targets if isinstance(line, ast.Assign) else []
-            if any(isinstance(name, ast.Name) and name.id == "model" for name in names):
-                assert isinstance(line, ast.Assign)
-                value = _value(line.value)
-                return value if isinstance(value, dict) else {}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        pass
+        lines = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the config is not read as Python: {error}") from error
+    for line in lines:
+        names = line.targets if isinstance(line, ast.Assign) else []
+        if any(isinstance(name, ast.Name) and name.id == "model" for name in names):
+            assert isinstance(line, ast.Assign)
+            value = _value(line.value)
+            if not isinstance(value, dict):
+                raise ValueError("the config's model is no dict(…) of plain values")
+            return value
     return {}
 
 
 def within(config: Mapping[str, Any], *path: str) -> Any:
     """Return what stands under a path of keys, of lists their first; None where there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If what stands there is not plain.
 
     Examples
     --------
@@ -49,6 +73,8 @@ def within(config: Mapping[str, Any], *path: str) -> Any:
     for key in path:
         value = first_of(value)
         value = value.get(key) if isinstance(value, Mapping) else None
+        if value is _UNREADABLE:
+            raise ValueError(f"{key}, of {'.'.join(path)}, is not a plain value")
     return value
 
 
@@ -59,6 +85,13 @@ def first_of(value: Any) -> Any:
 
 
 def _value(node: ast.expr) -> Any:
+    try:
+        return _plain(node)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return _UNREADABLE
+
+
+def _plain(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):
         if not (isinstance(node.func, ast.Name) and node.func.id == "dict") or node.args:
             raise ValueError("only calls of dict are values")

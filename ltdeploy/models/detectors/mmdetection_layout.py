@@ -110,6 +110,13 @@ def recipe_of(
     if not retina:
         boxes = layer_of(kind).replace("cls_score", "bbox_pred")
         rows = named[boxes].shape[0] // 4 if boxes in named else 1
+        if kind == "cascade_rcnn" and rows > 1:
+            raise CheckpointError(
+                f"{where}: roi_head.bbox_head.0.fc_reg.weight is {tuple(named[boxes].shape)}, with "
+                "boxes of its own for each class (reg_class_agnostic=False); expected 4 rows in a "
+                "Cascade R-CNN. Export it to ONNX with its own library and give the .onnx with "
+                "--outputs."
+            )
     notes: list[str] = []
     activation: Activation = "sigmoid" if retina else "softmax"
     if not retina:
@@ -131,14 +138,14 @@ def recipe_of(
         pool={
             "eps": _EPS,
             "finest_px": float(within(pooling, "finest_scale") or 56),
-            "sampling_ratio": within(pooling, "roi_layer", "sampling_ratio") or 0,
+            "sampling_ratio": int(within(pooling, "roi_layer", "sampling_ratio") or 0),
             "aligned": within(pooling, "roi_layer", "aligned") is not False,
         },
         box_weights=_weights(config, head, kind),
         two_sided=True,
-        before_nms=within(proposals, "nms_pre") or 1000,
-        after_nms=within(proposals, "max_per_img") or 1000,
-        proposal_iou=within(proposals, "nms", "iou_threshold") or 0.7,
+        before_nms=int(within(proposals, "nms_pre") or 1000),
+        after_nms=int(within(proposals, "max_per_img") or 1000),
+        proposal_iou=float(within(proposals, "nms", "iou_threshold") or 0.7),
         channels=named["backbone.fpn.layer_blocks.0.0.weight"].shape[0],
         width=1024 if retina or fc is None else fc.shape[1],
         coarse_from=None if coarse is None else coarse.shape[1],
@@ -272,9 +279,20 @@ def _weights(
     return CASCADE_WEIGHTS if kind == "cascade_rcnn" else (PLAIN_WEIGHTS,)
 
 
+def _side(stride: Any) -> int:
+    """Return a stride, which may stand there for both axes."""
+    both = stride if isinstance(stride, tuple | list) else (stride, stride)
+    if len(both) != 2 or both[0] != both[1]:
+        raise ValueError(
+            f"anchor_generator.strides has {stride!r}, expected the same for both axes"
+        )
+    return int(both[0])
+
+
 def _anchors(config: Mapping[str, Any], retina: bool) -> AnchorShapes:
     told = within(config, "bbox_head" if retina else "rpn_head", "anchor_generator") or {}
-    strides = tuple(told.get("strides", _RETINA_STRIDES if retina else _RCNN_STRIDES))
+    usual = _RETINA_STRIDES if retina else _RCNN_STRIDES
+    strides = tuple(_side(one) for one in told.get("strides", usual))
     octave = told.get("octave_base_scale", 4 if retina and not told.get("scales") else None)
     if octave is not None:
         per = told.get("scales_per_octave", 3)

@@ -42,12 +42,13 @@ class OnnxOutlook:
         return len(self.outputs) > 1 or any(len(shape) > 2 for shape in self.outputs.values())
 
     def mapping(self) -> dict[str, Any] | None:
-        """Return a mapping to start from, as JSON values; None where no layout fits.
+        """Return a mapping to start from, as JSON values; None where no layout fits or
+        the file takes nothing.
 
         What a file cannot show (mean, std, order of the channels, how photographs are fitted) is as
         such detectors usually have it.
         """
-        if self.layout is None:
+        if self.layout is None or not self.inputs:
             return None
         images = next(iter(self.inputs.values()))
         sides = images[2:] if len(images) == 4 and images[1] == 3 else images[1:3]
@@ -69,9 +70,8 @@ class OnnxOutlook:
         """Return inputs and outputs in a line."""
 
         def listed(tensors: dict[str, Shape]) -> str:
-            return ", ".join(
-                f"{name!r} [{', '.join(map(str, shape))}]" for name, shape in tensors.items()
-            )
+            each = (f"{name!r} [{', '.join(map(str, shape))}]" for name, shape in tensors.items())
+            return ", ".join(each) or "nothing"
 
         return f"takes {listed(self.inputs)} and gives {listed(self.outputs)}"
 

@@ -140,7 +140,7 @@ class OutputMapping(_Entry):
     box_format : ``"cxcywh"`` (the usual) or ``"xyxy"``.
     box_unit : ``"pixels"`` of the canvas, or ``"share"``, 0..1 of it.
     activation : what turns the logits into scores, inside the graph or not.
-    background : which column of the classes is the background.
+    background : which column of the classes is the background; with sigmoids usually none.
     powers : (α, β) of ``p_class^α · p_object^β``.
     keep : suppression and its overlap, threshold and number.
     """
@@ -190,7 +190,8 @@ class OutputMapping(_Entry):
 
     def background_column(self, columns: int) -> int | None:
         """Return which of C columns of classes is the background; None where there is none."""
-        place = self.background or self.usual.background
+        usual = "none" if self.activation == "sigmoid" else self.usual.background
+        place = self.background or usual
         return {"none": None, "first": 0, "last": columns - 1}[place]
 
     def score_rule(self, columns: int) -> ScoreRule:

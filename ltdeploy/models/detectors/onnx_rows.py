@@ -57,16 +57,26 @@ def class_layers(
     Raises
     ------
     CheckpointError
-        If weights are not float32 constants, or a layer gives some of the classes only.
+        If weights are not float32 constants, a layer gives some of the classes only, or something
+        is added to the classes elsewhere than right behind their layer.
     """
     layers = []
+    elsewhere = dict(traced.added)
     for node in model.graph.node:
         if node.output and node.output[0] in traced.linear:
             labels = traced.linear[node.output[0]]
             if (labels[labels != NOTHING] < classes).any():
-                layers.append(_layer(model, node, traced, classes, where))
+                layers.append(_layer(model, node, traced, elsewhere, classes, where))
     if not layers:
         raise CheckpointError(f"{where}: no layer ({', '.join(LINEAR)}) gives the classes.")
+    for output in elsewhere.values():
+        node = producer(model, output)
+        raise CheckpointError(
+            f"{where}: the {node.op_type} {node.name or output!r} changes the classes after they "
+            "were moved or put through an activation, where a fix does not reach; supported are an "
+            f"Add and a BatchNormalization right behind the layer ({', '.join(LINEAR)}) of the "
+            "classes. Put its constant into that layer's bias, or give the checkpoint."
+        )
     return tuple(layers)
 
 
@@ -102,15 +112,21 @@ def fold_rows(
 
 
 def _layer(
-    model: onnx.ModelProto, node: Any, traced: Trace, classes: int, where: str
+    model: onnx.ModelProto,
+    node: Any,
+    traced: Trace,
+    elsewhere: dict[str, str],
+    classes: int,
+    where: str,
 ) -> ClassLayer:
+    """Read a layer and what stands right behind it, which is taken out of ``elsewhere``."""
     name, output = node.name or node.output[0], node.output[0]
     labels = traced.linear[output]
     axis = labels.ndim - 1 if node.op_type == "MatMul" else 1
     weight, bias = _read(model, node, f"{where}: the layer {name!r} of the classes")
     last = output
-    while last in traced.added:
-        behind = producer(model, traced.added[last])
+    while last in elsewhere:
+        behind = producer(model, elsewhere.pop(last))
         factor, added = _affine(model, behind, last, labels.shape, axis, where)
         weight = weight * factor[:, None]
         bias = factor * bias + added if bias is not None else added

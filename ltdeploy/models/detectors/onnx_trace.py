@@ -57,8 +57,8 @@ class Trace:
     Attributes
     ----------
     linear : labels of the outputs of the linear layers that were reached, by name.
-    added : names of the outputs of nodes behind such a layer that add or scale by constants,
-        in the order of the graph, by the name of their input.
+    added : names of the outputs of nodes that add to classes or scale them by constants, by the
+        name of their input.
     activations : what the elements pass through.
     """
 
@@ -123,7 +123,8 @@ def trace(
             if len(data) != 1 or len(held) != 1:
                 raise _stopped(node, passed, where)
             sources = {data[0]: own}
-            found.added[data[0]] = name
+            if ((own != NOTHING) & (own < classes)).any():
+                found.added[data[0]] = name
         else:
             raise _stopped(node, passed, where)
         for source, theirs in sources.items():

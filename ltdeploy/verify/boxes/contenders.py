@@ -17,7 +17,7 @@ from ...bundle import Bundle, open_bundle
 from ...canvas import Canvas, Placement
 from ...classes import ClassTable
 from ...engines import Engine, open_engine
-from ...errors import BundleError, DataError, EngineError, UsageError
+from ...errors import BundleError, CheckpointError, DataError, EngineError, UsageError
 from ...fixes import AffineMap
 from ...fixes.logit_map import LogitMap
 from ...manifest import Precision
@@ -125,7 +125,8 @@ def reference_side(
     ----------
     reference : a checkpoint (it gets the bundle's fix, unfused, its canvas and its rules), another
         bundle (as it is), or None for the file that the bundle was exported from.
-    outputs : the mapping of an ONNX file; None takes the one that the bundle was exported with.
+    outputs : the mapping of an ONNX file, its canvas included; None takes the one that the bundle
+        was exported with, and the bundle's canvas.
 
     Raises
     ------
@@ -152,16 +153,24 @@ def reference_side(
     options = LoadOptions(arch=arch, classes=bundle.classes, trust_pickle=trust_pickle)
     if outputs is not None and path.suffix != ".onnx":
         raise UsageError(f"--outputs is for ONNX files, and {path} is none; leave it out.")
+    canvas = None if outputs is not None else bundle.canvas
     model = (
-        load_onnx_detector(path, outputs or _mapping_of(bundle, path), options, bundle.canvas)
+        load_onnx_detector(path, outputs or _mapping_of(bundle, path), options, canvas)
         if path.suffix == ".onnx"
-        else load_detector(path, options=options, canvas=bundle.canvas)
+        else load_detector(path, options=options, canvas=canvas)
     )
+    stated = bundle.manifest.source
+    if model.source.sha256 == stated.sha256 and model.source.settings != stated.settings:
+        raise CheckpointError(
+            f"{path} is the file that {bundle.path} was exported from, and its settings are others "
+            "now: a config beside it came, went or changed. Put back the one it had, or export "
+            "again."
+        )
     return BoxContender(
         name=path.name,
         engine=detector_reference(model),
         classes=bundle.classes,
-        canvas=bundle.canvas,
+        canvas=canvas or model.canvas,
         score_rule=entry.score_rule(),
         keep_rule=entry.keep_rule(),
         pending=bundle.manifest.fix.logit_map(),

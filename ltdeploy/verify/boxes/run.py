@@ -28,7 +28,7 @@ from ...progress import Tracker, silent
 from ..gate import check_margin
 from .contenders import BoxContender, bundle_side, reference_side
 from .differences import BoxDifferences
-from .gate import StratumDecision, decide, overall_verdict
+from .gate import SAME_AP, StratumDecision, decide, overall_verdict
 from .result import BoxClassResult, BoxGroupResult, BoxVerifyResult
 
 __all__ = ["BoxVerification", "verify_detector"]
@@ -208,7 +208,8 @@ def _judge(
         unreadable=len(sides.unreadable),
         max_score_diff=apart.score,
         max_box_diff_px=apart.box_px,
-        equivalent=apart.equivalent,
+        equivalent=apart.equivalent
+        and all(abs(one.difference or 0.0) <= SAME_AP for one in decisions.values()),
         flips=int(apart.lost.sum() + apart.new.sum()),
         overall=groups.pop("overall"),
         groups=groups,
