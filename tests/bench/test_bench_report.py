@@ -158,7 +158,10 @@ def test_the_picture_is_drawn_described_and_follows_choices(open_report: Opener)
     assert "many: 60.0" in page.get_attribute("#picture", "aria-label")
     pictures.add(page.evaluate("document.getElementById('picture').toDataURL()"))
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(100)
+    page.wait_for_function(
+        "seen => !seen.includes(document.getElementById('picture').toDataURL())",
+        arg=list(pictures),
+    )
     pictures.add(page.evaluate("document.getElementById('picture').toDataURL()"))
     assert len(pictures) == 4
     # A group without images cannot be chosen.

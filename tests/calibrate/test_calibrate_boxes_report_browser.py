@@ -160,8 +160,9 @@ def test_follows_the_colour_scheme(open_report: Opener, html: str, scheme: str) 
         assert (paper > ink) == (scheme == "light"), selector
     before = page.evaluate("document.getElementById('shift-chart').toDataURL()")
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.getElementById('shift-chart').toDataURL()") != before
+    page.wait_for_function(  # fails after half a minute
+        "before => document.getElementById('shift-chart').toDataURL() !== before", arg=before
+    )
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -203,8 +203,9 @@ def test_follows_the_colour_scheme(open_report: Opener, html: str, scheme: str) 
     other = "dark" if scheme == "light" else "light"
     before = page.evaluate("document.getElementById('sweep').toDataURL()")
     page.emulate_media(color_scheme=other)
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.getElementById('sweep').toDataURL()") != before
+    page.wait_for_function(  # fails after half a minute
+        "before => document.getElementById('sweep').toDataURL() !== before", arg=before
+    )
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

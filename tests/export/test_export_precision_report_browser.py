@@ -31,7 +31,10 @@ def test_the_picture_is_drawn_described_and_follows_the_choice(
     assert "difference of many" in page.get_attribute("#picture", "aria-label")
     pictures.add(page.evaluate("document.getElementById('picture').toDataURL()"))
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(100)
+    page.wait_for_function(
+        "seen => !seen.includes(document.getElementById('picture').toDataURL())",
+        arg=list(pictures),
+    )
     pictures.add(page.evaluate("document.getElementById('picture').toDataURL()"))
     assert len(pictures) == 3
     assert page.complaints == []

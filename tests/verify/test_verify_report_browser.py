@@ -89,10 +89,10 @@ def test_sorts_and_keeps_classes_without_images_last(open_report: Opener, html: 
         shown = [float(text) for text in column(page, "candidate")]
         assert shown in (sorted(shown), sorted(shown, reverse=True))
         page.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 1e6")
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(500)
         assert column(page, "candidate")[-1] == "–"
         page.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 0")
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(500)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,9 @@ def test_charts_change_with_the_theme(open_report: Opener, html: str) -> None:
     page = open_report(html)
     light = page.evaluate("document.getElementById('scatter').toDataURL()")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.getElementById('scatter').toDataURL()") != light
+    page.wait_for_function(  # fails after half a minute
+        "light => document.getElementById('scatter').toDataURL() !== light", arg=light
+    )
 
 
 def test_phone_has_no_sideways_scroll(open_report: Opener, html: str) -> None:
