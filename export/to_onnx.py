@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltdeploy._optional import require
@@ -16,9 +16,18 @@ from ltdeploy.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import nn
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "drop_checks", "onnx_from_classifier", "onnx_from_module"]
+__all__ = [
+    "INPUT",
+    "OPSET",
+    "OUTPUT",
+    "drop_checks",
+    "onnx_from_classifier",
+    "onnx_from_module",
+    "translated",
+]
 
 INPUT, OUTPUT = "images", "logits"
 # The newest opset that TensorRT 10.13, ONNX Runtime 1.24 and OpenVINO 2025 all read.
@@ -150,17 +159,46 @@ def onnx_from_module(
         If ``torch.export`` or the ONNX translation fails; the text carries their reason.
     """
     torch: Any = require("torch", extra="torch", purpose="export a checkpoint")
-    require("onnxscript", extra="torch", purpose="export a checkpoint")
 
     size = (preprocessing.height_px, preprocessing.width_px)
     example = torch.zeros((_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8)
+    wrapped = _wrap(module, preprocessing)
+    model = translated(wrapped, {INPUT: example}, outputs, strict=strict)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def translated(
+    module: nn.Module,
+    examples: Mapping[str, torch.Tensor],
+    outputs: Sequence[str],
+    *,
+    opset: int = OPSET,
+    strict: bool = False,
+) -> onnx.ModelProto:
+    """Return a module as an ONNX graph whose first axes are all the batch.
+
+    Parameters
+    ----------
+    examples : inputs by name, in the module's order, batches of 2.
+    outputs, strict : as for :func:`onnx_from_module`.
+
+    Raises
+    ------
+    ExportError
+        As :func:`onnx_from_module`.
+    """
+    torch: Any = require("torch", extra="torch", purpose="export a checkpoint")
+    require("onnxscript", extra="torch", purpose="export a checkpoint")
+
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
-                _wrap(module, preprocessing),
-                (example,),
-                dynamic_shapes=({0: batch},),
+                module,
+                tuple(examples.values()),
+                dynamic_shapes=tuple({0: batch} for _ in examples),
                 strict=strict,
             )
             _pool_by_mean(program)
@@ -168,9 +206,9 @@ def onnx_from_module(
             exported: Any = torch.onnx.export(
                 program,
                 (),
-                input_names=[INPUT],
+                input_names=list(examples),
                 output_names=list(outputs),
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 optimize=True,
                 external_data=False,
@@ -186,6 +224,4 @@ def onnx_from_module(
         ) from error
     model: onnx.ModelProto = exported.model_proto
     _name_batch_axis(model)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
     return model

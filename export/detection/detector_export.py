@@ -23,6 +23,7 @@ from ltdeploy.bundle import (
 )
 from ltdeploy.canvas import Canvas, load_on_canvas
 from ltdeploy.datasets.species import SpeciesDataset
+from ltdeploy.detection_rules import KeepRule
 from ltdeploy.engines.one_by_one import any_batch
 from ltdeploy.engines.onnx_detector_reference import detector_reference
 from ltdeploy.engines.onnxruntime_engine import import_onnxruntime
@@ -50,11 +51,12 @@ from ..entries import class_entries, graph_entry, npz, package_versions
 from ..fitting import fit_for_detector
 from ..fold import Folding
 from ..precision import BoxPrecisionRequest, Lowered, graph_opener, lower_for
-from ..precision.gate_run import on_onnxruntime
+from ..precision.gate_run import OpenGraph, on_onnxruntime
 from ..precision.sampling import read_first
 from ..to_onnx import onnx_from_module
 from .detector_checks import LOW_TOLERANCE, DetectorChecks, check_detector_graph, detections_of
 from .foreign_graph import onnx_from_foreign_detector
+from .kept_detections import keep_inside, rule_inside
 from .lowered_gate import DetectorTask
 from .static_cascade import FixedLogits, StaticCascade
 from .static_one_stage import StaticFcos, StaticRetinaNet
@@ -85,11 +87,13 @@ class ExportedDetector:
     checks : of the graph in the bundle.
     lowered : how its precision came about; None for float32.
     golden_from : data of which a few photographs are in the bundle; None: drawn ones.
+    inside : of a graph that suppresses itself, against what the predictor makes of its raw outputs.
     """
 
     bundle: Bundle
     checks: DetectorChecks
     lowered: Lowered | None = None
+    inside: DetectorChecks | None = None
     golden_from: str | None = None
 
     @property
@@ -105,6 +109,7 @@ def export_detector(
     *,
     images: BoxDataset | None = None,
     precision: BoxPrecisionRequest | None = None,
+    nms_in_graph: bool = False,
     force: bool = False,
     track: Tracker = silent,
 ) -> ExportedDetector:
@@ -116,6 +121,7 @@ def export_detector(
     images : photographs to check the graph with, a few of which become golden samples; where there
         are none those of ``precision``, and drawn ones without any.
     precision : None is float32.
+    nms_in_graph : let the graph itself give the detections kept, for those who serve it elsewhere.
     force : apply a fix even where it is refused as harmful, or was fitted on another checkpoint.
 
     Raises
@@ -124,6 +130,7 @@ def export_detector(
         With the cause; nothing is written then, and an older bundle at ``out`` stays.
     """
     import_onnxruntime()
+    keep = rule_inside(model.keep_rule) if nms_in_graph else model.keep_rule
     fitted = fit_for_detector(model, fixes, force=force)
     fix, table = fitted.fix, fitted.classes
     low = precision if precision is not None and precision.precision != "fp32" else None
@@ -134,18 +141,22 @@ def export_detector(
     raw = reference.run({"images": canvases})
     reference.close()
     raw["logits"] = fix.apply(raw["logits"])
-    expected = detections_of(raw, model.score_rule, model.keep_rule, model.canvas)
+    rules = model.score_rule, keep, model.canvas
+    expected = detections_of(raw, *rules)
 
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
     traced, folding, notes = _traced(model, fix, metadata)
     graph = clean_up(traced)
-    rules = model.score_rule, model.keep_rule, model.canvas
-    checks = _checked(any_batch(on_onnxruntime(graph)), canvases, expected, *rules)
+    checks = _checked(_opener(None)(graph), canvases, expected, *rules)
     lowered: Lowered | None = None
     if low is not None:
-        lowered, engine = _lowered(model, table, graph, low, canvases, track)
+        lowered, engine = _lowered(model, keep, table, graph, low, canvases, track)
         graph = lowered.model
         checks = _checked(engine, canvases, expected, *rules, LOW_TOLERANCE)
+    inside: DetectorChecks | None = None
+    if nms_in_graph:
+        raw_graph, graph = graph, keep_inside(graph, *rules)
+        inside = _checked_inside(_opener(low), raw_graph, graph, canvases, *rules)
     content = graph.SerializeToString()
     golden = GoldenDetections(canvases, tuple(expected))
     files = {"model.onnx": content, GOLDEN: npz(**golden.arrays())}
@@ -179,7 +190,7 @@ def export_detector(
             notes=fitted.notes,
         ),
         preprocessing=model.canvas.to_dict(),
-        detection=DetectionEntry(scores=asdict(model.score_rule), keep=asdict(model.keep_rule)),
+        detection=DetectionEntry(scores=asdict(model.score_rule), keep=asdict(keep)),
         graphs=(graph_entry(graph, low, lowered, checks.score_difference),),
         source=SourceEntry(
             path=os.path.relpath(model.source.path, out.parent),
@@ -193,11 +204,13 @@ def export_detector(
         files={name: file_entry(held) for name, held in files.items()},
     )
     bundle = write_bundle(out, manifest, files)
-    return ExportedDetector(bundle, checks, lowered, None if given is None else given.name)
+    golden_from = None if given is None else given.name
+    return ExportedDetector(bundle, checks, lowered, inside, golden_from)
 
 
 def _lowered(
     model: Detector | OnnxDetector,
+    keep: KeepRule,
     table: ClassTable,
     graph: onnx.ModelProto,
     request: BoxPrecisionRequest,
@@ -205,19 +218,37 @@ def _lowered(
     track: Tracker,
 ) -> tuple[Lowered, Engine]:
     """Return the graph in another precision, and the engine that runs it."""
-    load = graph_opener(request.engine, request.precision)
-
-    def open_graph(one: onnx.ModelProto) -> Engine:
-        return any_batch(load(one))
-
-    task = DetectorTask(table, model.canvas, model.score_rule, model.keep_rule)
+    open_graph = _opener(request)
+    task = DetectorTask(table, model.canvas, model.score_rule, keep)
     lowered = lower_for(task, graph, request, open_graph, canvases, track=track)
     return lowered, open_graph(lowered.model)
 
 
-def _checked(engine: Engine, *rest: Any) -> DetectorChecks:
+def _opener(low: BoxPrecisionRequest | None) -> OpenGraph:
+    """Return what opens graphs in the precision asked for, whatever batch they take."""
+    load = on_onnxruntime if low is None else graph_opener(low.engine, low.precision)
+    return lambda graph: any_batch(load(graph))
+
+
+def _checked_inside(
+    open_graph: OpenGraph,
+    raw: onnx.ModelProto,
+    kept: onnx.ModelProto,
+    canvases: npt.NDArray[np.uint8],
+    *rules: Any,
+) -> DetectorChecks:
+    """Compare a graph that suppresses itself with what the predictor makes of its raw outputs."""
+    rows = open_graph(raw)
     try:
-        return check_detector_graph(engine, *rest)
+        expected = detections_of(rows.run({"images": canvases}), *rules)
+        return _checked(open_graph(kept), canvases, expected, *rules, rows=rows)
+    finally:
+        rows.close()
+
+
+def _checked(engine: Engine, *rest: Any, **more: Any) -> DetectorChecks:
+    try:
+        return check_detector_graph(engine, *rest, **more)
     finally:
         engine.close()
 

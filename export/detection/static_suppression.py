@@ -32,7 +32,13 @@ def pairwise_iou(boxes: Tensor) -> Tensor:
     return shared / union.clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
-def cluster_nms(boxes: Tensor, usable: Tensor, iou: float, rounds: int = ROUNDS) -> Tensor:
+def cluster_nms(
+    boxes: Tensor,
+    usable: Tensor,
+    iou: float,
+    rounds: int = ROUNDS,
+    may_suppress: Tensor | None = None,
+) -> Tensor:
     """Return which boxes survive.
 
     Parameters
@@ -41,12 +47,18 @@ def cluster_nms(boxes: Tensor, usable: Tensor, iou: float, rounds: int = ROUNDS)
     usable : array of shape (N, K), float, 1 for boxes that take part and 0 for others.
     iou : two boxes that overlap more are the same thing.
     rounds : bound on the length of chains.
+    may_suppress : array of shape (N, K, K), bool: whether the row's box, which must be the better
+        one, may suppress the column's; None: every earlier box every later one.
 
     Returns
     -------
     array of shape (N, K), float, of 0 and 1.
     """
-    suppresses = torch.triu((pairwise_iou(boxes) > iou).to(boxes.dtype), diagonal=1)
+    same = pairwise_iou(boxes) > iou
+    if may_suppress is None:
+        suppresses = torch.triu(same.to(boxes.dtype), diagonal=1)
+    else:
+        suppresses = (same & may_suppress).to(boxes.dtype)
     keep = usable
     for _ in range(min(rounds, boxes.shape[1])):
         hit = torch.matmul(keep[:, None, :], suppresses)[:, 0, :]

@@ -19,13 +19,13 @@ from .precision_table import (
     require_used,
     write_trade,
 )
+from .requested_fixes import requested_fixes
 from .runtime import ExitCode
 from .verify import check_report_folder
 
 if TYPE_CHECKING:
     from ltdeploy.export import Exported
 
-    from ..fixes import FixFile, FixSpec
 
 __all__ = ["export", "report_export"]
 
@@ -132,6 +132,12 @@ def export(
     std: opt.Std = None,
     jpeg_scaling: opt.JpegScaling = False,
     canvas: opt.CanvasSize = None,
+    nms_in_graph: Annotated[
+        bool,
+        typer.Option(
+            "--nms-in-graph", help="Of a detector: the graph itself gives the boxes kept."
+        ),
+    ] = False,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -232,11 +238,15 @@ def export(
             html=html,
             root=root,
             canvas=canvas,
+            nms_in_graph=nms_in_graph,
             force=force,
             refused=refused,
         )
-    if canvas is not None:
-        raise UsageError(f"--canvas is for detectors, and {ckpt} is a classifier; leave it out.")
+    for option, there in {"--canvas": canvas is not None, "--nms-in-graph": nms_in_graph}.items():
+        if there:
+            raise UsageError(
+                f"{option} is for detectors, and {ckpt} is a classifier; leave it out."
+            )
     validation = open_dataset(val, root=root, split="val") if val is not None else None
     training = (
         open_dataset(calibration, root=root, split="train") if calibration is not None else None
@@ -262,35 +272,6 @@ def export(
     if verdicts != {"pass"}:
         return ExitCode.UNDECIDED
     return ExitCode.BAD_INPUT if exported.unreadable else ExitCode.OK
-
-
-def requested_fixes(
-    tau: str | None, tau_bias: str, logit_adjust: str | None, fixes: list[str]
-) -> list[FixSpec | FixFile]:
-    """Return the fixes in the order they are applied: τ, logit adjustment, then ``--fix`` ones."""
-    from ..fixes import FixSpec, parse_fix
-
-    specs: list[FixSpec | FixFile] = []
-    if tau is not None:
-        value = _strength("--tau", tau)
-        specs.append(FixSpec("tau_norm", {"tau": value, "bias": tau_bias}))
-    if logit_adjust is not None:
-        value = _strength("--logit-adjust", logit_adjust)
-        specs.append(FixSpec("logit_adjustment", {"tau": value}))
-    for text in fixes:
-        specs.extend(parse_fix(text))
-    return specs
-
-
-def _strength(option: str, text: str) -> float | str:
-    if text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise FixError(
-            f"{option} is {text!r}; expected a number of at least 0, like 0.7, or 'auto'."
-        ) from None
 
 
 def bundle_path(ckpt: str, out: str | None) -> Path:

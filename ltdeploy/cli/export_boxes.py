@@ -35,6 +35,7 @@ def export_boxes(
     html: str | None,
     root: str | None,
     canvas: str | None,
+    nms_in_graph: bool,
     force: bool,
     refused: dict[str, bool],
 ) -> int:
@@ -47,6 +48,7 @@ def export_boxes(
     precision : what else the request for a precision consists of.
     html : where the trade goes.
     canvas : ``HxW``, where it is to be another than the checkpoint's.
+    nms_in_graph : let the graph itself give the detections kept.
     refused : options that detectors do not have, by name, and whether each was given.
     """
     from ltdeploy.export.detection.detector_export import export_detector
@@ -80,6 +82,7 @@ def export_boxes(
         out,
         images=photographs,
         precision=BoxPrecisionRequest(calibration=training, gate=photographs, **precision),
+        nms_in_graph=nms_in_graph,
         force=force,
         track=output.track,
     )
@@ -123,6 +126,11 @@ def _report(output: Output, exported: ExportedDetector) -> None:
         f"scores {checks.score_difference:.1e} and boxes {checks.box_difference_px:.2g} px from "
         f"the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
     )
+    if exported.inside is not None:
+        output.say(
+            f"         suppression inside the graph: scores {exported.inside.score_difference:.1e} "
+            f"and boxes {exported.inside.box_difference_px:.2g} px from the predictor's"
+        )
     if not checks.detections:
         output.warn(
             "nothing was found on the photographs that the graph was checked with, so that they "
@@ -153,6 +161,7 @@ def _result(exported: ExportedDetector) -> dict[str, Any]:
         "engines": ["onnx"],
         "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
         "checks": exported.checks.to_dict(),
+        "nms_in_graph": exported.inside.to_dict() if exported.inside is not None else None,
         "notes": [*manifest.source.notes, *manifest.fix.notes],
         "unreadable": len(exported.unreadable),
     }

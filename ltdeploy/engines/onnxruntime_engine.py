@@ -19,7 +19,12 @@ from .hardware import cpu_features
 __all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "open_session", "tensor_spec"]
 
 _PROVIDER = "CPUExecutionProvider"
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+}
 _ERRORS_ONLY = 3
 
 

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "arrays", "files", "progress", "webpage"),
     ("boxes", "classes", "preprocessing"),
-    ("decoding", "pairing", "suppression"),
+    ("decoding", "detection_rules", "pairing", "suppression"),
     ("canvas", "images"),
     ("postprocess", "vocabulary"),
     ("fusion", "raising"),

@@ -1,0 +1,195 @@
+"""Scores, threshold, suppression and the best K as nodes behind a detector's graph.
+
+For those who serve the graph without ltdeploy: what :mod:`ltdeploy.postprocess` computes, with
+fixed sizes: the best candidates are taken first, suppressed all at once (see
+:mod:`.static_suppression`), and rows that are not needed have the score 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ltdeploy.detection_rules import KeepRule, ScoreRule
+from ltdeploy.errors import UsageError
+from ltdeploy.models.onnx_head import free_name, names_in
+
+from ..clean_up import clean_up
+from ..foreign import rename
+from ..to_onnx import OPSET, translated
+from .foreign_batch import for_one_image
+from .static_boxes import clip_boxes, pick
+from .static_suppression import cluster_nms
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ltdeploy.canvas import Canvas
+
+__all__ = ["KEPT", "KeptDetections", "keep_inside", "rule_inside"]
+
+KEPT = ("boxes", "scores", "labels")
+# All pairs of candidates are compared: 2,000 are 16 MB per photograph. TensorRT's top-k ends at
+# 3,840. On photographs of hundreds of objects the 300 best were among the first thousand.
+_CANDIDATES = 2000
+# Chains of candidates with scores down to 1e-4 are longer than those among an R-CNN's proposals.
+_ROUNDS = 32
+_PREFIX = "kept."
+_SMALLEST_SIDE_PX = 0.01  # as in ltdeploy.postprocess
+
+
+def rule_inside(keep: KeepRule) -> KeepRule:
+    """Return the rule as a graph can follow it: with a bound on what reaches the suppression.
+
+    Raises
+    ------
+    UsageError
+        For soft suppression, which takes one box after the other, or too many boxes to keep.
+    """
+    if keep.suppression == "soft":
+        raise UsageError(
+            "--nms-in-graph needs hard suppression or none, and this detector's is soft, which "
+            "takes one box after the other. Leave --nms-in-graph out: the predictor does it."
+        )
+    if keep.top_k > _CANDIDATES:
+        raise UsageError(
+            f"--nms-in-graph keeps at most {_CANDIDATES:,} boxes of a photograph, and this "
+            f"detector's rule {keep.top_k:,}. Leave --nms-in-graph out: the predictor does it."
+        )
+    if keep.suppression == "none":
+        return keep
+    return replace(keep, candidates=min(keep.candidates or _CANDIDATES, _CANDIDATES))
+
+
+class KeptDetections(nn.Module):
+    """Raw outputs to the detections kept, see :func:`ltdeploy.postprocess.postprocess`.
+
+    Parameters
+    ----------
+    keep : with bounded candidates, as :func:`rule_inside` gives it.
+    canvas : boxes are cut to it. Where the photograph does not fill it, the predictor cuts them to
+        the photograph, before suppression.
+
+    Returns
+    -------
+    ``boxes`` (N, K, 4), xyxy in canvas pixels; ``scores`` (N, K), best first; ``labels`` (N, K),
+    int64. Rows behind the last detection are 0, with the label −1.
+    """
+
+    def __init__(self, scores: ScoreRule, keep: KeepRule, canvas: Canvas) -> None:
+        super().__init__()
+        self.scores, self.keep = scores, keep
+        self.size = canvas.height_px, canvas.width_px
+
+    def forward(
+        self, boxes: Tensor, logits: Tensor, quality: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is kept of raw outputs (N, P, 4) or (N, P, F, 4), (N, P, C) and (N, P)."""
+        keep = self.keep
+        scores = class_scores(self.scores, logits, quality)
+        classes = scores.shape[2]
+        usable = _sides(boxes) > 0
+        of_row = usable if boxes.dim() == 3 else usable.any(dim=2)
+        everything = (scores * of_row[:, :, None]).flatten(1)
+        limit = everything.shape[1]
+        count = min(keep.top_k if keep.candidates is None else keep.candidates, limit)
+        best, places = everything.topk(count, dim=1)
+        labels = places % classes
+        if boxes.dim() == 3:
+            own = pick(boxes, torch.div(places, classes, rounding_mode="floor"))
+        else:
+            own = pick(boxes.flatten(1, 2), places)
+        own = clip_boxes(own, *self.size)
+        live = (best > keep.score_threshold) & (_sides(own) >= _SMALLEST_SIDE_PX)
+        stands = live.to(best.dtype)
+        if keep.suppression == "hard":
+            may = _is_better(best, places)
+            if not keep.class_agnostic:
+                may = may & (labels[:, :, None] == labels[:, None, :])
+            stands = cluster_nms(own, stands, keep.iou, _ROUNDS, may)
+        scores, order = (best * stands).topk(min(keep.top_k, count), dim=1)
+        found = scores > 0
+        kept = pick(own, order) * found[:, :, None]
+        return kept, scores, torch.where(found, labels.gather(1, order), -1)
+
+
+def _is_better(scores: Tensor, places: Tensor) -> Tensor:
+    """Return whether the row's candidate comes before the column's, (N, M) to (N, M, M).
+
+    Of equal scores the lower place, as in NumPy: engines order them as they like.
+    """
+    ours, theirs = scores[:, :, None], scores[:, None, :]
+    tie = (ours == theirs) & (places[:, :, None] < places[:, None, :])
+    return (ours > theirs) | tie
+
+
+def class_scores(rule: ScoreRule, logits: Tensor, quality: Tensor | None) -> Tensor:
+    """Return the scores of the foreground classes, see :meth:`ScoreRule.scores`, (N, P, F)."""
+    columns = torch.from_numpy(rule.foreground(logits.shape[2]))
+    if rule.activation == "seesaw":
+        objects = logits[:, :, -2:].softmax(dim=2)[:, :, :1]
+        scores = logits[:, :, :-2].softmax(dim=2) * objects
+    else:
+        every = logits.softmax(dim=2) if rule.activation == "softmax" else logits.sigmoid()
+        scores = every
+        if rule.background is not None:
+            scores = every.index_select(2, columns)
+        if rule.activation == "eqlv2" and rule.background is not None:
+            scores = scores * (1 - every[:, :, rule.background : rule.background + 1])
+    if quality is None:
+        return scores
+    of_class, of_quality = rule.exponents
+    return scores.pow(of_class) * quality.sigmoid().pow(of_quality)[:, :, None]
+
+
+def keep_inside(
+    graph: onnx.ModelProto, scores: ScoreRule, keep: KeepRule, canvas: Canvas
+) -> onnx.ModelProto:
+    """Return a copy of a detector's graph whose outputs are the detections kept.
+
+    Parameters
+    ----------
+    graph : with the outputs ``boxes``, ``logits`` and, where there is one, ``quality``, float32 in
+        whatever precision the network is.
+    keep : as :func:`rule_inside` gives it.
+    """
+    from onnx import compose
+
+    from ..precision.cast import at_least_opset
+
+    before = at_least_opset(graph, OPSET)
+    opset = next(one.version for one in before.opset_import if one.domain in ("", "ai.onnx"))
+    examples = {
+        value.name: torch.zeros([2, *(axis.dim_value for axis in _axes(value)[1:])])
+        for value in before.graph.output
+    }
+    module = KeptDetections(scores, keep, canvas).eval()
+    outputs = [f"kept_{name}" for name in KEPT]  # one of the inputs is called boxes, too
+    behind = clean_up(translated(module, examples, outputs, opset=opset))
+    behind.ir_version = before.ir_version
+    for name in KEPT:  # the outputs' names, which tensors of the graph may have
+        if name in names_in(before):
+            rename(before, name, free_name(f"raw.{name}", set(names_in(before))))
+    raw = [value.name for value in before.graph.output]
+    both = compose.merge_models(
+        before,
+        compose.add_prefix(behind, _PREFIX),
+        io_map=[(one, _PREFIX + name) for one, name in zip(raw, examples, strict=True)],
+    )
+    for name, output in zip(KEPT, outputs, strict=True):
+        rename(both, _PREFIX + output, name)
+    both.metadata_props.extend(before.metadata_props)
+    takes_one = before.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    return for_one_image(both) if takes_one else both
+
+
+def _axes(value: Any) -> Any:
+    return value.type.tensor_type.shape.dim
+
+
+def _sides(boxes: Tensor) -> Tensor:
+    """Return the shorter sides, shape (..., 4) to (...); negative ones have no area."""
+    return (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1)
