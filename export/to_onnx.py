@@ -193,12 +193,15 @@ def translated(
     require("onnxscript", extra="torch", purpose="export a checkpoint")
 
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    shapes = torch.export.ShapesCollection()
+    for example in examples.values():
+        shapes[example] = {0: batch}
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
                 module,
                 tuple(examples.values()),
-                dynamic_shapes=tuple({0: batch} for _ in examples),
+                dynamic_shapes=shapes,
                 strict=strict,
             )
             _pool_by_mean(program)

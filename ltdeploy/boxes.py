@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .arrays import FloatArray, IntArray
 from .errors import DataError
+from .masks import MaskGrids
 
 __all__ = ["Detections", "box_area", "clip_boxes", "pairwise_iou"]
 
@@ -22,6 +23,7 @@ class Detections:
     boxes : array of shape (K, 4), float32, xyxy in pixels of the original photograph.
     scores : array of shape (K,), float32, in 0..1.
     labels : array of shape (K,), int64, over the foreground classes of the class table.
+    masks : of all of them, where the model gives masks.
 
     Raises
     ------
@@ -32,6 +34,7 @@ class Detections:
     boxes: FloatArray
     scores: FloatArray
     labels: IntArray
+    masks: MaskGrids | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -41,6 +44,8 @@ class Detections:
                 f"Boxes, scores and labels have the shapes {shapes[0]}, {shapes[1]}, {shapes[2]}; "
                 "expected (K, 4), (K,), (K,)."
             )
+        if self.masks is not None and len(self.masks) != count:
+            raise DataError(f"There are {len(self.masks)} masks for {count} detections.")
 
     @classmethod
     def empty(cls) -> Detections:
@@ -53,7 +58,8 @@ class Detections:
     def __getitem__(
         self, places: npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
     ) -> Detections:
-        return Detections(self.boxes[places], self.scores[places], self.labels[places])
+        masks = None if self.masks is None else self.masks[places]
+        return Detections(self.boxes[places], self.scores[places], self.labels[places], masks)
 
 
 def box_area(boxes: FloatArray) -> FloatArray:

@@ -55,8 +55,11 @@ class Placement:
 
     def to_original(self, boxes: FloatArray) -> FloatArray:
         """Return canvas boxes, shape (..., 4) xyxy, in the photograph's pixels, clipped to it."""
-        inside = (boxes - self._corner(boxes)) / self._scale(boxes)
-        return self._flip(clip_boxes(inside, self.width_px, self.height_px))
+        return clip_boxes(self.unclipped(boxes), self.width_px, self.height_px)
+
+    def unclipped(self, boxes: FloatArray) -> FloatArray:
+        """Return canvas boxes, shape (..., 4) xyxy, in the photograph's pixels, as they are."""
+        return self._flip((boxes - self._corner(boxes)) / self._scale(boxes))
 
     def _scale(self, boxes: FloatArray) -> FloatArray:
         return np.array([self.scale_x, self.scale_y] * 2, dtype=boxes.dtype)

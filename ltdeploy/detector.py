@@ -33,7 +33,11 @@ _LOW_PRECISION_FACTOR, _LOW_PRECISION_ROOM = 4.0, 0.1
 
 @dataclass(frozen=True)
 class FoundBox:
-    """One detection: class, score in 0..1, and box xyxy in pixels of the photograph."""
+    """One detection: class, score in 0..1, and box xyxy in pixels of the photograph.
+
+    ``mask`` is the object over the whole photograph in COCO's run-length encoding, see
+    :func:`ltdeploy.masks.run_lengths`; None where the model gives none.
+    """
 
     label: int
     name: str
@@ -41,6 +45,7 @@ class FoundBox:
     box: tuple[float, float, float, float]
     group: str
     train_count: int
+    mask: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class DetectionResult:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return ``input`` and ``boxes`` (label, name, score, box, group), or ``error``."""
+        """Return ``input`` and ``boxes`` (label, name, score, box, group, mask), or ``error``."""
         if self.error is not None:
             return {"input": self.input, "error": self.error}
         boxes = [
@@ -69,6 +74,7 @@ class DetectionResult:
                 "score": one.score,
                 "box": list(one.box),
                 "group": one.group,
+                **({} if one.mask is None else {"mask": one.mask}),
             }
             for one in self.found
         ]
@@ -242,7 +248,11 @@ class DetectionPredictor:
         return difference
 
     def _named(self, name: str, found: Detections, min_score: float) -> DetectionResult:
-        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        found = found[found.scores >= min_score]
+        masks = [None] * len(found) if found.masks is None else found.masks.encoded()
+        rows = zip(
+            found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), masks, strict=True
+        )
         return DetectionResult(
             name,
             tuple(
@@ -253,9 +263,9 @@ class DetectionPredictor:
                     (box[0], box[1], box[2], box[3]),
                     self._groups[label],
                     self.classes.counts[label],
+                    mask,
                 )
-                for label, score, box in rows
-                if score >= min_score
+                for label, score, box, mask in rows
             ),
         )
 

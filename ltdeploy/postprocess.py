@@ -17,6 +17,7 @@ from .boxes import Detections
 from .canvas import Placement
 from .detection_rules import Activation, KeepRule, Quality, ScoreRule, Suppression
 from .errors import DataError
+from .masks import MaskGrids
 from .suppression import hard_nms, soft_nms
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Quality",
     "ScoreRule",
     "Suppression",
+    "masks_on",
     "postprocess",
     "postprocess_batch",
 ]
@@ -33,7 +35,6 @@ Bools = npt.NDArray[np.bool_]
 
 _SMALLEST_SIDE_PX = 0.01  # torchvision's: clipping leaves slivers that are no boxes
 _BLOCKS = 16
-_KEPT = ("boxes", "scores", "labels")  # what a graph gives that suppresses itself
 
 
 def postprocess(
@@ -106,7 +107,8 @@ def postprocess_batch(
     Parameters
     ----------
     outputs : ``boxes``, ``logits`` and, where there is one, ``quality``, with the batch in front;
-        or, of a graph that suppresses itself, ``boxes`` (N, K, 4), ``scores`` and ``labels``.
+        or, of a graph that suppresses itself, ``boxes`` (N, K, 4), ``scores``, ``labels`` and,
+        where there are any, ``masks`` (N, K, S, S).
     placements, names : of each photograph.
 
     Raises
@@ -117,7 +119,7 @@ def postprocess_batch(
     quality = outputs.get("quality")
     if "scores" in outputs:
         return [
-            _kept_inside({key: outputs[key][at] for key in _KEPT}, keep_rule, placement, name)
+            _kept_inside({k: v[at] for k, v in outputs.items()}, keep_rule, placement, name)
             for at, (placement, name) in enumerate(zip(placements, names, strict=True))
         ]
     return [
@@ -138,15 +140,24 @@ def _kept_inside(
     kept: Mapping[str, FloatArray], keep_rule: KeepRule, placement: Placement, name: str
 ) -> Detections:
     """Return what a graph kept that suppresses itself; rows with the score 0 are padding."""
-    boxes, scores, labels = (kept[key] for key in _KEPT)
-    _check_finite(name, boxes=boxes, scores=scores)
+    boxes, scores, grids = kept["boxes"], kept["scores"], kept.get("masks")
+    _check_finite(name, boxes=boxes, scores=scores, masks=grids)
     used = scores > max(keep_rule.score_threshold, 0)
+    own = boxes[used].astype(np.float32)
     found = Detections(
-        placement.to_original(boxes[used].astype(np.float32)),
+        placement.to_original(own),
         scores[used].astype(np.float32),
-        labels[used].astype(np.int64),
+        kept["labels"][used].astype(np.int64),
+        None if grids is None else masks_on(placement, own, grids[used]),
     )
     return found[_has_area(found.boxes)][: keep_rule.top_k]
+
+
+def masks_on(placement: Placement, boxes: FloatArray, grids: FloatArray) -> MaskGrids:
+    """Return the masks of canvas boxes, (K, S, S) over (K, 4), in the photograph's pixels."""
+    grids = grids[:, :, ::-1] if placement.mirrored else grids
+    spanned = placement.unclipped(boxes)
+    return MaskGrids(grids, spanned, placement.height_px, placement.width_px)
 
 
 def _suppress(found: Detections, rule: KeepRule) -> Detections:

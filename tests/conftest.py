@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_are_shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Name the folder in which the processes of a run share what ``detector_samples`` traces."""
+    own = tmp_path_factory.getbasetemp()
+    base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    os.environ.setdefault("LTDEPLOY_TEST_GRAPHS", str(base / "detector-graphs"))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +72,14 @@ def bundle_path(checkpoint: Path) -> Path:
     model = load_checkpoint(checkpoint)
     out = checkpoint.parent / "ckpt.ltd"
     return export_bundle(model, [FixSpec("tau_norm", {"tau": 0.7})], out).bundle.path
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder that goes with the last test of the file: a detector has 75 MB."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

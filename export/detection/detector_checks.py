@@ -17,7 +17,14 @@ from ltdeploy.errors import DataError, ExportError
 from ltdeploy.pairing import agreement
 from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess_batch
 
-__all__ = ["LOW_TOLERANCE", "TOLERANCE", "DetectorChecks", "check_detector_graph", "detections_of"]
+__all__ = [
+    "BATCHES",
+    "LOW_TOLERANCE",
+    "TOLERANCE",
+    "DetectorChecks",
+    "check_detector_graph",
+    "detections_of",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ TOLERANCE = Tolerance(score=1e-4, box_px=0.1, batch=1e-4)
 LOW_TOLERANCE = Tolerance(score=float("inf"), box_px=float("inf"), batch=0.05)
 # Below, two boxes that are nearly alike may be suppressed the one or the other way round.
 _LEAST_SCORE = 0.01
-_BATCHES = (1, 2, 5)
+BATCHES = (1, 2, 5)
 _EVERY_ROW = 1 << 24
 
 
@@ -85,6 +92,7 @@ def check_detector_graph(
     tolerance: Tolerance = TOLERANCE,
     *,
     rows: Engine | None = None,
+    batches: Sequence[int] = BATCHES,
 ) -> DetectorChecks:
     """Run an exported detector on real canvases and compare it with the reference.
 
@@ -95,6 +103,7 @@ def check_detector_graph(
     expected : what the reference finds in each, the fix applied unfused.
     tolerance : of what is compared.
     rows : what gives the raw outputs where the graph itself suppresses; None: the engine.
+    batches : sizes to compare with all images at once.
 
     Raises
     ------
@@ -131,7 +140,7 @@ def check_detector_graph(
         )
     batch = 0.0
     order = np.random.default_rng(0).permutation(len(images))
-    for size in _BATCHES:
+    for size in batches:
         for index in (np.arange(len(images)), order):
             parts: list[Detections] = []
             for start in range(0, len(index), size):
@@ -140,9 +149,9 @@ def check_detector_graph(
             batch = max(batch, _apart(same, parts, tolerance.batch)[0])
     if not batch <= tolerance.batch:
         raise ExportError(
-            "The exported graph gives other answers in batches of 1, 2 and 5 than in one batch of "
-            f"{len(images)}: a score differs by {batch:.2g}. A layer mixes the images of a batch; "
-            "nothing was written."
+            f"The exported graph gives other answers in batches of {', '.join(map(str, batches))} "
+            f"than in one batch of {len(images)}: a score differs by {batch:.2g}. A layer mixes "
+            "the images of a batch; nothing was written."
         )
     count = sum(int((one.scores >= _LEAST_SCORE).sum()) for one in expected)
     return DetectorChecks(engine.name, len(images), count, score, box, batch)

@@ -56,9 +56,11 @@ from ..precision.sampling import read_first
 from ..to_onnx import onnx_from_module
 from .detector_checks import LOW_TOLERANCE, DetectorChecks, check_detector_graph, detections_of
 from .foreign_graph import onnx_from_foreign_detector
-from .kept_detections import keep_inside, rule_inside
+from .kept_detections import rule_inside
+from .kept_export import KeptGraph, gives_masks, kept_graph
 from .lowered_gate import DetectorTask
 from .static_cascade import FixedLogits, StaticCascade
+from .static_masks import StaticMaskRcnn, level_names
 from .static_one_stage import StaticFcos, StaticRetinaNet
 from .static_queries import StaticDetr, StaticQueries
 from .static_rcnn import StaticRcnn
@@ -87,13 +89,13 @@ class ExportedDetector:
     checks : of the graph in the bundle.
     lowered : how its precision came about; None for float32.
     golden_from : data of which a few photographs are in the bundle; None: drawn ones.
-    inside : of a graph that suppresses itself, against what the predictor makes of its raw outputs.
+    inside : what suppresses in the graph itself, where that was asked for.
     """
 
     bundle: Bundle
     checks: DetectorChecks
     lowered: Lowered | None = None
-    inside: DetectorChecks | None = None
+    inside: KeptGraph | None = None
     golden_from: str | None = None
 
     @property
@@ -130,7 +132,8 @@ def export_detector(
         With the cause; nothing is written then, and an older bundle at ``out`` stays.
     """
     import_onnxruntime()
-    keep = rule_inside(model.keep_rule) if nms_in_graph else model.keep_rule
+    masks = nms_in_graph and gives_masks(model)
+    keep = rule_inside(model.keep_rule, masks=masks) if nms_in_graph else model.keep_rule
     fitted = fit_for_detector(model, fixes, force=force)
     fix, table = fitted.fix, fitted.classes
     low = precision if precision is not None and precision.precision != "fp32" else None
@@ -145,7 +148,7 @@ def export_detector(
     expected = detections_of(raw, *rules)
 
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
-    traced, folding, notes = _traced(model, fix, metadata)
+    traced, folding, notes = _traced(model, fix, metadata, levels=masks)
     graph = clean_up(traced)
     checks = _checked(_opener(None)(graph), canvases, expected, *rules)
     lowered: Lowered | None = None
@@ -153,10 +156,10 @@ def export_detector(
         lowered, engine = _lowered(model, keep, table, graph, low, canvases, track)
         graph = lowered.model
         checks = _checked(engine, canvases, expected, *rules, LOW_TOLERANCE)
-    inside: DetectorChecks | None = None
+    inside: KeptGraph | None = None
     if nms_in_graph:
-        raw_graph, graph = graph, keep_inside(graph, *rules)
-        inside = _checked_inside(_opener(low), raw_graph, graph, canvases, *rules)
+        inside = kept_graph(model, graph, rules, _opener(low), canvases, exact=low is None)
+        graph = inside.graph
     content = graph.SerializeToString()
     golden = GoldenDetections(canvases, tuple(expected))
     files = {"model.onnx": content, GOLDEN: npz(**golden.arrays())}
@@ -230,38 +233,30 @@ def _opener(low: BoxPrecisionRequest | None) -> OpenGraph:
     return lambda graph: any_batch(load(graph))
 
 
-def _checked_inside(
-    open_graph: OpenGraph,
-    raw: onnx.ModelProto,
-    kept: onnx.ModelProto,
-    canvases: npt.NDArray[np.uint8],
-    *rules: Any,
-) -> DetectorChecks:
-    """Compare a graph that suppresses itself with what the predictor makes of its raw outputs."""
-    rows = open_graph(raw)
+def _checked(engine: Engine, *rest: Any) -> DetectorChecks:
     try:
-        expected = detections_of(rows.run({"images": canvases}), *rules)
-        return _checked(open_graph(kept), canvases, expected, *rules, rows=rows)
-    finally:
-        rows.close()
-
-
-def _checked(engine: Engine, *rest: Any, **more: Any) -> DetectorChecks:
-    try:
-        return check_detector_graph(engine, *rest, **more)
+        return check_detector_graph(engine, *rest)
     finally:
         engine.close()
 
 
 def _traced(
-    model: Detector | OnnxDetector, fix: LogitMap, metadata: dict[str, str]
+    model: Detector | OnnxDetector, fix: LogitMap, metadata: dict[str, str], *, levels: bool
 ) -> tuple[onnx.ModelProto, Folding, tuple[str, ...]]:
-    """Return the graph with the fix inside, how it was folded, and notes."""
+    """Return the graph with the fix inside, how it was folded, and notes.
+
+    Parameters
+    ----------
+    levels : let it give the feature levels that masks are pooled from.
+    """
     if isinstance(model, OnnxDetector):
         return onnx_from_foreign_detector(model, fix, metadata)
     module, folding = _folded(model, fix)
-    has_quality = model.score_rule.quality != "none"
     static = static_module(module, model.architecture.kind, model.canvas)
+    outputs = ["boxes", "logits", *(["quality"] if model.score_rule.quality != "none" else [])]
+    if levels:
+        static = StaticMaskRcnn(module, model.canvas.height_px, model.canvas.width_px).eval()
+        outputs += level_names(static)
     if folding == "nodes":
         assert isinstance(fix, AffineMap)
         static = FixedLogits(static, fix).eval()
@@ -269,7 +264,7 @@ def _traced(
         static,
         model.canvas.as_preprocessing(),
         metadata,
-        ["boxes", "logits", *(["quality"] if has_quality else [])],
+        outputs,
         strict=model.architecture.kind in QUERY_KINDS,  # their code asks for the batch's length
     )
     return graph, folding, ()

@@ -7,6 +7,7 @@ fixed sizes: the best candidates are taken first, suppressed all at once (see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
     from ltdeploy.canvas import Canvas
 
-__all__ = ["KEPT", "KeptDetections", "keep_inside", "rule_inside"]
+__all__ = ["KEPT", "MOST_MASKS", "KeptDetections", "keep_inside", "rule_inside"]
 
 KEPT = ("boxes", "scores", "labels")
+# torchvision's and COCO's number of detections per photograph: a mask costs half a GMAC.
+MOST_MASKS = 100
 # All pairs of candidates are compared: 2,000 are 16 MB per photograph. TensorRT's top-k ends at
 # 3,840. On photographs of hundreds of objects the 300 best were among the first thousand.
 _CANDIDATES = 2000
@@ -41,8 +44,12 @@ _PREFIX = "kept."
 _SMALLEST_SIDE_PX = 0.01  # as in ltdeploy.postprocess
 
 
-def rule_inside(keep: KeepRule) -> KeepRule:
+def rule_inside(keep: KeepRule, *, masks: bool = False) -> KeepRule:
     """Return the rule as a graph can follow it: with a bound on what reaches the suppression.
+
+    Parameters
+    ----------
+    masks : whether a mask is computed for each box kept; then there are at most 100 of them.
 
     Raises
     ------
@@ -59,6 +66,8 @@ def rule_inside(keep: KeepRule) -> KeepRule:
             f"--nms-in-graph keeps at most {_CANDIDATES:,} boxes of a photograph, and this "
             f"detector's rule {keep.top_k:,}. Leave --nms-in-graph out: the predictor does it."
         )
+    if masks:
+        keep = replace(keep, top_k=min(keep.top_k, MOST_MASKS))
     if keep.suppression == "none":
         return keep
     return replace(keep, candidates=min(keep.candidates or _CANDIDATES, _CANDIDATES))
@@ -146,15 +155,15 @@ def class_scores(rule: ScoreRule, logits: Tensor, quality: Tensor | None) -> Ten
 
 
 def keep_inside(
-    graph: onnx.ModelProto, scores: ScoreRule, keep: KeepRule, canvas: Canvas
+    graph: onnx.ModelProto, behind: nn.Module, outputs: Sequence[str] = KEPT
 ) -> onnx.ModelProto:
-    """Return a copy of a detector's graph whose outputs are the detections kept.
+    """Return a copy of a detector's graph that goes on with what keeps detections.
 
     Parameters
     ----------
-    graph : with the outputs ``boxes``, ``logits`` and, where there is one, ``quality``, float32 in
-        whatever precision the network is.
-    keep : as :func:`rule_inside` gives it.
+    graph : its outputs are what ``behind`` takes, float32 in whatever precision the network is.
+    behind : a :class:`KeptDetections`, or one that does more.
+    outputs : what it gives.
     """
     from onnx import compose
 
@@ -166,21 +175,20 @@ def keep_inside(
         value.name: torch.zeros([2, *(axis.dim_value for axis in _axes(value)[1:])])
         for value in before.graph.output
     }
-    module = KeptDetections(scores, keep, canvas).eval()
-    outputs = [f"kept_{name}" for name in KEPT]  # one of the inputs is called boxes, too
-    behind = clean_up(translated(module, examples, outputs, opset=opset))
-    behind.ir_version = before.ir_version
-    for name in KEPT:  # the outputs' names, which tensors of the graph may have
+    inner = [f"kept_{name}" for name in outputs]  # one of the inputs is called boxes, too
+    after = clean_up(translated(behind.eval(), examples, inner, opset=opset))
+    after.ir_version = before.ir_version
+    for name in outputs:  # tensors of the graph may have the outputs' names
         if name in names_in(before):
             rename(before, name, free_name(f"raw.{name}", set(names_in(before))))
     raw = [value.name for value in before.graph.output]
     both = compose.merge_models(
         before,
-        compose.add_prefix(behind, _PREFIX),
+        compose.add_prefix(after, _PREFIX),
         io_map=[(one, _PREFIX + name) for one, name in zip(raw, examples, strict=True)],
     )
-    for name, output in zip(KEPT, outputs, strict=True):
-        rename(both, _PREFIX + output, name)
+    for name, own in zip(outputs, inner, strict=True):
+        rename(both, _PREFIX + own, name)
     both.metadata_props.extend(before.metadata_props)
     takes_one = before.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     return for_one_image(both) if takes_one else both

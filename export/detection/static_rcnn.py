@@ -22,7 +22,7 @@ from .static_boxes import clip_boxes, decode_boxes, pick
 from .static_roi_align import LevelTable, level_by_level, static_roi_align
 from .static_suppression import cluster_nms
 
-__all__ = ["StaticRcnn"]
+__all__ = ["StaticRcnn", "pool_levels"]
 
 _SMALLEST_AREA_PX = 1e-12  # padding has no area, and log2 of it is not finite
 _RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -83,8 +83,9 @@ class StaticRcnn(nn.Module):
             (anchors,) = module.rpn.anchor_generator(
                 ImageList(images, [self.size]), list(features.values())
             )
-            if self.pool.scales is None:
-                self.pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [self.size])
+            for pool in (self.pool, getattr(module.roi_heads, "mask_roi_pool", None)):
+                if pool is not None and pool.scales is None:  # it learns them when it first runs
+                    pool(features, [torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [self.size])
         pooled = [features[name] for name in features if name in self.pool.featmap_names]
         sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in pooled)
         return anchors, LevelTable(sizes, tuple(self.pool.scales))
@@ -147,11 +148,20 @@ class StaticRcnn(nn.Module):
         return pick(boxes, best)
 
     def _pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
-        if isinstance(self.pool, HalfPixelPool):
-            return level_by_level(features, boxes, self.pool)
-        mapper = self.pool.map_levels
-        side = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).clamp(min=_SMALLEST_AREA_PX).sqrt()
-        level = torch.floor(mapper.lvl0 + torch.log2(side / mapper.s0) + mapper.eps)
-        level = (level.clamp(mapper.k_min, mapper.k_max) - mapper.k_min).to(torch.int64)
-        size, samples = self.pool.output_size, self.pool.sampling_ratio
-        return static_roi_align(features, boxes, level, self.table, size, samples)
+        return pool_levels(self.pool, self.table, features, boxes)
+
+
+def pool_levels(pool: Any, table: LevelTable, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """Pool boxes (N, P, 4) each from the level of its size, to (N·P, C, height, width).
+
+    Parameters
+    ----------
+    pool : torchvision's ``MultiScaleRoIAlign`` that has run once, or one of half pixels.
+    """
+    if isinstance(pool, HalfPixelPool):
+        return level_by_level(features, boxes, pool)
+    mapper = pool.map_levels
+    side = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).clamp(min=_SMALLEST_AREA_PX).sqrt()
+    level = torch.floor(mapper.lvl0 + torch.log2(side / mapper.s0) + mapper.eps)
+    level = (level.clamp(mapper.k_min, mapper.k_max) - mapper.k_min).to(torch.int64)
+    return static_roi_align(features, boxes, level, table, pool.output_size, pool.sampling_ratio)

@@ -30,7 +30,7 @@ def write_table(rows: Path, out: Path, *, boxes: bool = False) -> None:
     Columns: ``input`` text; ``top`` a list of ``label`` int32, ``name`` text, ``prob`` float32,
     ``group`` text, null where there is an error; ``error`` text or null. Of a detector ``boxes`` in
     place of ``top``: ``label``, ``name``, ``score``, ``box`` (four float32, xyxy in pixels),
-    ``group``.
+    ``mask`` (``size`` and ``counts`` of int32, null where the model gives none), ``group``.
 
     Parameters
     ----------
@@ -47,7 +47,9 @@ def write_table(rows: Path, out: Path, *, boxes: bool = False) -> None:
     fields = [("label", pyarrow.int32()), ("name", pyarrow.string())]
     if boxes:
         box = pyarrow.list_(pyarrow.float32(), 4)
-        fields += [("score", pyarrow.float32()), ("box", box)]
+        lengths = pyarrow.list_(pyarrow.int32())
+        mask = pyarrow.struct([("size", lengths), ("counts", lengths)])
+        fields += [("score", pyarrow.float32()), ("box", box), ("mask", mask)]
     else:
         fields.append(("prob", pyarrow.float32()))
     found = pyarrow.list_(pyarrow.struct([*fields, ("group", pyarrow.string())]))

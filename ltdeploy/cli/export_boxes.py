@@ -126,10 +126,17 @@ def _report(output: Output, exported: ExportedDetector) -> None:
         f"scores {checks.score_difference:.1e} and boxes {checks.box_difference_px:.2g} px from "
         f"the reference, {checks.batch_difference:.1e} between batch sizes 1, 2, 5"
     )
-    if exported.inside is not None:
+    inside = exported.inside
+    if inside is not None:
         output.say(
-            f"         suppression inside the graph: scores {exported.inside.score_difference:.1e} "
-            f"and boxes {exported.inside.box_difference_px:.2g} px from the predictor's"
+            f"         suppression inside the graph: scores {inside.checks.score_difference:.1e} "
+            f"and boxes {inside.checks.box_difference_px:.2g} px from the predictor's"
+        )
+    if inside is not None and inside.mask_difference is not None:
+        most = manifest.detection.keep_rule().top_k if manifest.detection is not None else 0
+        output.say(
+            f"         masks: {inside.mask_difference:.1e} from the reference's, of the best "
+            f"{most} boxes, and no others are kept"
         )
     if not checks.detections:
         output.warn(
@@ -161,7 +168,12 @@ def _result(exported: ExportedDetector) -> dict[str, Any]:
         "engines": ["onnx"],
         "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
         "checks": exported.checks.to_dict(),
-        "nms_in_graph": exported.inside.to_dict() if exported.inside is not None else None,
+        "nms_in_graph": None
+        if exported.inside is None
+        else {
+            **exported.inside.checks.to_dict(),
+            "mask_difference": exported.inside.mask_difference,
+        },
         "notes": [*manifest.source.notes, *manifest.fix.notes],
         "unreadable": len(exported.unreadable),
     }

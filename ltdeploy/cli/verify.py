@@ -48,6 +48,12 @@ def verify(
     root: opt.Root = None,
     trust_pickle: opt.TrustPickle = False,
     outputs: opt.Outputs = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="boxes|masks", help="What a detector's AP is of; boxes.", show_default=False
+        ),
+    ] = None,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -79,9 +85,13 @@ def verify(
             strict=strict,
             trust_pickle=trust_pickle,
             outputs=outputs,
+            by=by,
         )
-    if outputs is not None:
-        raise UsageError(f"--outputs is for detectors, and {bundle} is a classifier; leave it out.")
+    for option, given in {"--outputs": outputs, "--by": by}.items():
+        if given is not None:
+            raise UsageError(
+                f"{option} is for detectors, and {bundle} is a classifier; leave it out."
+            )
     dataset = open_dataset(data, root=root)
     done = verify_bundle(
         opened,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import LtdeployError, numbered
+from ..errors import LtdeployError, UsageError, did_you_mean, numbered
 from .options import read_outputs
 from .output import Output, encode, write_text
 from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..verify.boxes import BoxGroupResult, BoxVerifyResult
+    from ..verify.boxes import BoxGroupResult, BoxVerifyResult, MatchedBy
 
 __all__ = ["verify_boxes"]
 
@@ -30,6 +30,7 @@ def verify_boxes(
     strict: bool,
     trust_pickle: bool,
     outputs: str | None = None,
+    by: str | None = None,
     attached: bool = True,
 ) -> int:
     """Verify a detector, print the verdict, write JSON and report, and return the exit code.
@@ -37,6 +38,7 @@ def verify_boxes(
     Parameters
     ----------
     outputs : file with the mapping of an ONNX reference; None takes the bundle's.
+    by : ``boxes`` or ``masks``; None is boxes.
     attached : keep the report in the bundle where ``html`` does not say another place.
     """
     from ..bundle import attach
@@ -49,6 +51,7 @@ def verify_boxes(
         reference=reference,
         engine=engine,
         margin=margin,
+        by=_matched_by(by),
         trust_pickle=trust_pickle,
         outputs=read_outputs(outputs),
         track=output.track,
@@ -87,6 +90,16 @@ def verify_boxes(
     if result.verdict != "pass":
         return ExitCode.UNDECIDED
     return ExitCode.BAD_INPUT if done.unreadable else ExitCode.OK
+
+
+def _matched_by(by: str | None) -> MatchedBy:
+    if by is None or by == "boxes":
+        return "boxes"
+    if by == "masks":
+        return "masks"
+    raise UsageError(
+        f"--by is {by!r}; expected boxes or masks.{did_you_mean(by, ('boxes', 'masks'))}"
+    )
 
 
 def _rows(result: BoxVerifyResult) -> list[tuple[str, ...]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arrays import FloatArray
+from ..boxes import Detections
 from ..errors import EngineError
 from ..images import normalise
 from .base import TensorSpec, check_feeds
@@ -50,15 +51,42 @@ class DetectorReference:
 
         from ..models.detectors.reference import raw_outputs
 
-        model = self._model
-        if model is None:
-            raise EngineError(f"{self.name} was closed; load the checkpoint again.")
+        model = self._opened()
         check_feeds(self.name, self.inputs, feeds)
         canvas = model.canvas.as_preprocessing()
         images = normalise(feeds["images"].astype(np.uint8, copy=False), canvas)
         with torch.inference_mode():
             results = raw_outputs(model.module, model.architecture.kind, torch.from_numpy(images))
         return {name: values.float().numpy() for name, values in results.items()}
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model gives masks."""
+        return self._opened().has_masks
+
+    def masks(self, images: npt.NDArray[np.uint8], found: Sequence[Detections]) -> list[FloatArray]:
+        """Return the masks of what was found, per image probabilities (K, S, S).
+
+        Parameters
+        ----------
+        images : canvases, array of shape (N, H, W, 3), uint8.
+        found : on each canvas, in its pixels.
+        """
+        import torch
+
+        from ..models.detectors.reference_rcnn import rcnn_masks
+
+        model = self._opened()
+        pixels = torch.from_numpy(normalise(images, model.canvas.as_preprocessing()))
+        boxes = [torch.from_numpy(one.boxes.astype(np.float32)) for one in found]
+        labels = [torch.from_numpy(one.labels) for one in found]
+        with torch.inference_mode():
+            return [one.numpy() for one in rcnn_masks(model.module, pixels, boxes, labels)]
+
+    def _opened(self) -> Detector:
+        if self._model is None:
+            raise EngineError(f"{self.name} was closed; load the checkpoint again.")
+        return self._model
 
     def close(self) -> None:
         """Let go of the model."""

@@ -23,6 +23,7 @@ from .matching import (
     Matches,
     match,
 )
+from .overlaps import Mask
 
 __all__ = ["BoxScores", "GroupScores", "average_precision", "evaluate", "mean_precision", "pooled"]
 
@@ -86,6 +87,7 @@ def evaluate(
     detections: Sequence[Detections],
     groups: Sequence[str],
     limits: Limits | None = None,
+    masks: Sequence[Sequence[Mask]] | None = None,
 ) -> BoxScores:
     """Measure detections against the truth of the same images.
 
@@ -95,6 +97,7 @@ def evaluate(
     groups : the group of each class, F of them: `ClassTable.groups`.
     limits : None takes LVIS's 300 per image where the truth is federated, else COCO's 100 per image
         and class.
+    masks : as for `match`.
 
     Raises
     ------
@@ -104,12 +107,12 @@ def evaluate(
     if limits is None:
         federated = any(image.negative is not None for image in truth)
         limits = LVIS_LIMITS if federated else COCO_LIMITS
-    matches = match(truth, detections, len(groups), limits)
+    matches = match(truth, detections, len(groups), limits, masks)
     precision = average_precision(matches)
     small, medium, large = (
         _percent(mean_precision(average_precision(matches, area=area))) for area in AREAS[1:]
     )
-    unlimited = match(truth, detections, len(groups), FIXED_LIMITS)
+    unlimited = match(truth, detections, len(groups), FIXED_LIMITS, masks)
     fixed = average_precision(unlimited)
     names = np.array(groups)
     by_group = {}

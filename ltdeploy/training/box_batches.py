@@ -21,6 +21,7 @@ from ..errors import DataError, ImageError
 from ..inference import fingerprints
 from ..progress import Tracker, silent
 from .batches import MEMORY_BYTES
+from .box_masks import object_masks
 
 __all__ = ["BoxSample", "TrainCanvases", "flip"]
 
@@ -40,12 +41,14 @@ class BoxSample:
     placement : where the photograph stands on it.
     boxes : array of shape (G, 4), float32, xyxy in pixels of the canvas, each with an area.
     labels : array of shape (G,), int64, over the foreground classes.
+    masks : array of shape (G, H, W), uint8, 1 inside the object; None where none are trained on.
     """
 
     pixels: npt.NDArray[np.uint8]
     placement: Placement
     boxes: FloatArray
     labels: IntArray
+    masks: npt.NDArray[np.uint8] | None = None
 
 
 class TrainCanvases:
@@ -58,6 +61,7 @@ class TrainCanvases:
     ----------
     dataset : what to read.
     canvas : what each photograph is put on.
+    with_masks : whether samples have masks; they are drawn anew each time, as they are many.
     memory_bytes : up to this size the canvases are kept; above it they are decoded anew.
 
     Attributes
@@ -69,7 +73,8 @@ class TrainCanvases:
     Raises
     ------
     DataError
-        If no photograph can be read, or one has another size than its boxes go by.
+        If no photograph can be read, one has another size than its boxes go by, or a segmentation
+        that is needed cannot be read.
     """
 
     def __init__(
@@ -77,11 +82,13 @@ class TrainCanvases:
         dataset: BoxDataset,
         canvas: Canvas,
         *,
+        with_masks: bool = False,
         memory_bytes: int = MEMORY_BYTES,
         tracker: Tracker = silent,
     ) -> None:
         self._dataset = dataset
         self._canvas = canvas
+        self._with_masks = with_masks
         self._kept: dict[int, npt.NDArray[np.uint8]] = {}
         keeps = len(dataset) * canvas.height_px * canvas.width_px * 3 <= memory_bytes
         failed: dict[int, str] = {}
@@ -89,9 +96,11 @@ class TrainCanvases:
 
         def read(index: int) -> npt.NDArray[np.uint8] | ImageError:
             try:
-                return canvas.prepare(dataset.load(index))[0]
+                pixels = canvas.prepare(dataset.load(index))[0]
             except ImageError as error:
                 return error
+            self._objects(index)  # refuses what it cannot read
+            return pixels
 
         done = _ahead(read, range(len(dataset)))
         shown = tracker(done, total=len(dataset), label=f"Reading {dataset.name}")
@@ -119,27 +128,36 @@ class TrainCanvases:
 
     def batches(self, plan: Iterable[IntArray]) -> Iterator[list[BoxSample]]:
         """Yield what stands at the positions of each step, decoded ahead where it is not kept."""
-        if self._kept:
-            for chosen in plan:
-                yield [self._sample(int(index)) for index in chosen]
-        else:
-            yield from _ahead(lambda chosen: [self._sample(int(i)) for i in chosen], plan)
 
-    def _sample(self, index: int) -> BoxSample:
+        def canvases(chosen: IntArray) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+            return [(index, self._pixels(index)) for index in chosen.tolist()]
+
+        # Masks are not drawn ahead: those of a few dozen photographs fill gigabytes.
+        for batch in map(canvases, plan) if self._kept else _ahead(canvases, plan):
+            yield [BoxSample(pixels, *self._objects(index)) for index, pixels in batch]
+
+    def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        kept = self._kept.get(index)
+        return self._canvas.prepare(self._dataset.load(index))[0] if kept is None else kept
+
+    def _objects(
+        self, index: int
+    ) -> tuple[Placement, FloatArray, IntArray, npt.NDArray[np.uint8] | None]:
+        """Return all of a sample but its pixels."""
         dataset, truth = self._dataset, self._dataset.truth(index)
         width_px, height_px = dataset.size_px(index)
         placement = self._canvas.place(height_px, width_px)
-        pixels = self._kept.get(index)
-        if pixels is None:
-            pixels = self._canvas.prepare(dataset.load(index))[0]
         boxes = placement.to_canvas(truth.boxes)
         # Scaled down, a sliver can lose its area to rounding; torchvision accepts none such.
         used = ~truth.crowd & (box_area(boxes) > 0)
-        return BoxSample(pixels, placement, boxes[used], truth.labels[used])
+        masks = None
+        if self._with_masks:
+            masks = object_masks(dataset, index, used, boxes[used], self._canvas)
+        return placement, boxes[used], truth.labels[used], masks
 
 
 def flip(sample: BoxSample, *, horizontal: bool, vertical: bool) -> BoxSample:
-    """Mirror the photograph where it stands, boxes with it; the padding stays where it is.
+    """Mirror the photograph where it stands, boxes and masks too; the padding stays where it is.
 
     A flip of the whole canvas would move the padding to where no photograph is padded later.
     """
@@ -150,14 +168,21 @@ def flip(sample: BoxSample, *, horizontal: bool, vertical: bool) -> BoxSample:
     right = left + round(placement.width_px * placement.scale_x)
     bottom = top + round(placement.height_px * placement.scale_y)
     pixels = sample.pixels.copy()
-    photo = pixels[top:bottom, left:right]
+    photos = [pixels[top:bottom, left:right]]
+    masks = sample.masks
+    if masks is not None:
+        masks = masks.copy()
+        photos.append(np.moveaxis(masks, 0, 2)[top:bottom, left:right])
     if horizontal:
         boxes[:, [0, 2]] = left + right - boxes[:, [2, 0]]
-        photo[:] = photo[:, ::-1].copy()
     if vertical:
         boxes[:, [1, 3]] = top + bottom - boxes[:, [3, 1]]
-        photo[:] = photo[::-1].copy()
-    return BoxSample(pixels, placement, boxes, sample.labels)
+    for photo in photos:
+        if horizontal:
+            photo[:] = photo[:, ::-1].copy()
+        if vertical:
+            photo[:] = photo[::-1].copy()
+    return BoxSample(pixels, placement, boxes, sample.labels, masks)
 
 
 def _ahead(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

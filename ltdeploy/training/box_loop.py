@@ -32,7 +32,7 @@ class Batches:
 
     Parameters
     ----------
-    images : the canvases and their boxes.
+    images : the canvases and their boxes, and masks where they are trained on.
     canvas : tells mean and standard deviation.
     options : tell the flips.
     first_label : what class 0 is called.
@@ -67,11 +67,13 @@ class Batches:
     def _target(self, sample: BoxSample, device: torch.device) -> dict[str, Tensor]:
         import torch
 
-        labels = torch.from_numpy(sample.labels + self.first_label)
-        return {
-            "boxes": torch.from_numpy(sample.boxes).to(device),
-            "labels": labels.to(device),
+        target = {
+            "boxes": torch.from_numpy(sample.boxes),
+            "labels": torch.from_numpy(sample.labels + self.first_label),
         }
+        if sample.masks is not None:
+            target["masks"] = torch.from_numpy(sample.masks)
+        return {name: value.to(device) for name, value in target.items()}
 
 
 def fit(

@@ -26,9 +26,11 @@ from ..models.detectors.architectures import (
     build_detector,
     check_detector_arch,
 )
+from ..models.detectors.design import DESIGNS
 from ..progress import Tracker, silent
 from .box_batches import TrainCanvases
 from .box_loop import Batches, fit
+from .box_masks import check_outlined
 from .box_schedule import BoxTrainOptions, plan_steps
 from .checkpointing import TrainData, save_detector_checkpoint
 from .resume import State, resume_path
@@ -86,7 +88,8 @@ def train_detector(
 
     Parameters
     ----------
-    arch : ``torchvision:NAME``; weights start at random.
+    arch : ``torchvision:NAME``; weights start at random. A Mask R-CNN learns masks from the data
+        set's segmentations, too.
     canvas : what a photograph is put on; None means the architecture's own.
     class_loss : from logits (R, F + 1) and labels (R,), 0 the background, to a scalar; for R-CNNs.
         None means cross-entropy.
@@ -98,7 +101,7 @@ def train_detector(
     Raises
     ------
     DataError
-        If no image can be read, or none has a box.
+        If no image can be read, none has a box, or a Mask R-CNN's objects lack segmentations.
     UsageError
         For an architecture that cannot be trained, a class loss that does not suit it or has no
         name, an interrupted training that would be overwritten or differs, or a loss that stops
@@ -117,7 +120,10 @@ def train_detector(
             f"{path} holds an interrupted training. Go on with it by adding --resume, or delete it "
             "to start anew."
         )
-    images = TrainCanvases(dataset, size, tracker=tracker)
+    with_masks = DESIGNS[check_detector_arch(arch)].family == "maskrcnn"
+    if with_masks:
+        check_outlined(dataset, instead=arch.replace("maskrcnn", "fasterrcnn"))
+    images = TrainCanvases(dataset, size, with_masks=with_masks, tracker=tracker)
     labels = images.labels()
     classes, instances = _count(dataset, labels)
     plan = plan_steps(images.readable, labels, len(classes), options)
@@ -128,7 +134,7 @@ def train_detector(
         "trained_with": loss_name,
         "canvas": size.to_dict(),
         "class_names": list(classes.names),
-        "data": _digest(dataset, images),
+        "data": _digest(dataset, images, with_masks),
     }
     # The caller's random state is left as it was.
     with torch.random.fork_rng():
@@ -168,13 +174,7 @@ def train_detector(
 def _trainable(
     arch: str, class_loss: ClassLoss | None, trained_with: str | None, options: BoxTrainOptions
 ) -> Architecture:
-    name = check_detector_arch(arch)
-    architecture = ARCHITECTURES[name]
-    if name.startswith("maskrcnn"):
-        raise UsageError(
-            f"{arch} learns masks, and only boxes are trained here; expected a detector of boxes, "
-            f"for example torchvision:{name.replace('mask', 'faster')}."
-        )
+    architecture = ARCHITECTURES[check_detector_arch(arch)]
     if class_loss is not None and architecture.kind not in RCNN_KINDS:
         raise UsageError(
             f"A class loss was given for {arch}, whose head scores each class by itself; expected "
@@ -226,10 +226,12 @@ def _sampler(options: BoxTrainOptions) -> dict[str, Any] | None:
     return {"name": "repeat_factor", "t": options.repeat_threshold}
 
 
-def _digest(dataset: BoxDataset, images: TrainCanvases) -> str:
+def _digest(dataset: BoxDataset, images: TrainCanvases, with_masks: bool) -> str:
     digest = hashlib.sha256(images.hashes.tobytes())
     for index in images.readable:
         truth = dataset.truth(int(index))
         for values in (truth.boxes, truth.labels, truth.crowd):
             digest.update(np.ascontiguousarray(values).tobytes())
+        for annotation in truth.ids[~truth.crowd].tolist() if with_masks else ():
+            digest.update(repr(dataset.segmentations[annotation]).encode())
     return digest.hexdigest()

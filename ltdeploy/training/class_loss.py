@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss
 
 from ..models.detectors.cascade import CascadeHeads
 
@@ -26,8 +26,8 @@ def using_class_loss(
 
     Parameters
     ----------
-    module : ``torchvision.models.detection.FasterRCNN``, also with the heads of a cascade, each of
-        whose stages takes the loss.
+    module : ``torchvision.models.detection.FasterRCNN`` or ``MaskRCNN``, also with the heads of a
+        cascade, each of whose stages takes the loss.
     class_loss : from logits (R, F + 1) and labels (R,), 0 the background, to a scalar.
     proposals : how many per image it is computed from; None leaves torchvision's number.
 
@@ -51,7 +51,7 @@ def using_class_loss(
 
 
 class _HeadsWithLoss(RoIHeads):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's box heads in training, with the same layers under the same names."""
+    """torchvision's box and mask heads in training, with the same layers under the same names."""
 
     def __init__(self, heads: Any, class_loss: ClassLoss, proposals: int | None) -> None:
         super().__init__(
@@ -66,6 +66,9 @@ class _HeadsWithLoss(RoIHeads):  # type: ignore[misc]  # torchvision has no type
             heads.score_thresh,
             heads.nms_thresh,
             heads.detections_per_img,
+            heads.mask_roi_pool,
+            heads.mask_head,
+            heads.mask_predictor,
         )
         self.class_loss = class_loss
 
@@ -77,9 +80,21 @@ class _HeadsWithLoss(RoIHeads):  # type: ignore[misc]  # torchvision has no type
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return no detections, and the losses by torchvision's names."""
-        proposals, _, labels, deltas = self.select_training_samples(proposals, targets)
+        proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         logits, offsets = self.box_predictor(self.box_head(pooled))
         _, box_loss = fastrcnn_loss(logits, offsets, labels, deltas)
         class_loss = self.class_loss(logits, torch.cat(labels))
-        return [], {"loss_classifier": class_loss, "loss_box_reg": box_loss}
+        losses = {"loss_classifier": class_loss, "loss_box_reg": box_loss}
+        if targets is not None and self.has_mask():
+            found = [label > 0 for label in labels]  # the background has no mask
+            boxes = [one[which] for one, which in zip(proposals, found, strict=True)]
+            pooled = self.mask_roi_pool(features, boxes, image_shapes)
+            losses["loss_mask"] = maskrcnn_loss(
+                self.mask_predictor(self.mask_head(pooled)),
+                boxes,
+                [target["masks"] for target in targets],
+                [target["labels"] for target in targets],
+                [one[which] for one, which in zip(matched, found, strict=True)],
+            )
+        return [], losses

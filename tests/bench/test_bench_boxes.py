@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx_detector_samples as samples
 import pytest
-from box_samples import write_boxes, write_detector
 from samples import draw_photo
 
 from ltdeploy.bench import BenchOptions, render_report, run_bench
@@ -15,10 +15,14 @@ from ltdeploy.bench.boxes import DetectorTask
 from ltdeploy.bundle import open_bundle
 from ltdeploy.datasets import open_boxes, open_dataset
 from ltdeploy.datasets.boxes import BoxDataset
+from ltdeploy.datasets.labels import read_class_csv
 from ltdeploy.errors import DataError, UsageError
 from ltdeploy.export.detection.detector_export import export_detector
 from ltdeploy.fixes import FixSpec
-from ltdeploy.models.detectors.detector import load_detector
+from ltdeploy.models.detectors.onnx_detector import OnnxDetector
+from ltdeploy.models.detectors.onnx_mapping import read_mapping
+from ltdeploy.models.loading import load_model
+from ltdeploy.models.options import LoadOptions
 from ltdeploy.progress import silent
 from ltdeploy.verify.boxes import verify_detector
 
@@ -29,10 +33,13 @@ QUICK = BenchOptions(batches=(1, 2), threads=(1,), seconds=0.05)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with photographs, a detector's bundle, and one with another fix."""
     folder = tmp_path_factory.mktemp("bench-boxes")
-    model = load_detector(write_detector(folder / "det.pt"))
-    write_boxes(folder)
-    for name, gamma in (("plain", 0.0), ("fixed", 3.0)):
-        export_detector(model, [FixSpec("norcal", {"gamma": gamma})], folder / f"{name}.ltd")
+    samples.write_all(folder, batch="n")
+    classes = LoadOptions(classes=read_class_csv(folder / "classes.csv"))
+    told = read_mapping(folder / "outputs.json")
+    model = load_model(folder / "y.onnx", options=classes, outputs=told)
+    assert isinstance(model, OnnxDetector)
+    for name, gamma in (("plain", 0.0), ("fixed", 1.0)):
+        export_detector(model, [FixSpec("odds", {"gamma": gamma})], folder / f"{name}.ltd")
     return folder
 
 
@@ -51,6 +58,7 @@ def test_precisions_are_those_of_verify(folder: Path, photos: BoxDataset) -> Non
     assert other.accuracy is not None
     known = verify_detector(bundles[1], photos, reference=bundles[0], engine="openvino").result
     assert first.accuracy.balanced.value == pytest.approx(known.overall.reference, abs=1e-6)
+    assert known.overall.reference > known.overall.candidate > 0.05
     assert other.accuracy.balanced.value == pytest.approx(known.overall.candidate, abs=1e-6)
     change = other.accuracy.change
     assert change is not None
@@ -90,5 +98,5 @@ def test_photographs_of_another_size_are_refused(folder: Path, tmp_path: Path) -
     bundle = open_bundle(folder / "plain.ltd")
     with pytest.raises(DataError, match=r"0-0\.png is .* pixels and boxes-0.* says 160 × 120"):
         task.accuracy(bundle, "onnxruntime", is_first=True, track=silent, label="boxes")
-    assert task.images(bundle, 3).shape == (3, 96, 128, 3)
+    assert task.images(bundle, 3).shape == (3, 64, 64, 3)
     assert task.images(bundle, 3).dtype == np.uint8

@@ -326,8 +326,8 @@ def test_a_fix_file_lists_the_foreground_alone(chosen: BoxCalibration) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("calibrated")
+def folder(module_folder: Path) -> Path:
+    return module_folder
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ IMAGES = 3
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    return load_detector(write_detector(tmp_path_factory.mktemp("kept") / "det.pt"))
+def model(module_folder: Path) -> Detector:
+    return load_detector(write_detector(module_folder / "det.pt"))
 
 
 @pytest.fixture(scope="module")

@@ -120,8 +120,8 @@ def test_a_fix_that_multiplies_says_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reported")
+def folder(module_folder: Path) -> Path:
+    folder = module_folder
     write_detector(folder / "det.pt")
     write_boxes(folder, images=8, seed=1)
     return folder

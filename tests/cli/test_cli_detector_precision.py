@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_detector_samples as samples
 import pytest
 from box_samples import write_boxes, write_detector
 
@@ -18,9 +19,9 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(module_folder: Path) -> Path:
     """Return a folder with a checkpoint and two data sets."""
-    folder = tmp_path_factory.mktemp("boxes")
+    folder = module_folder
     write_detector(folder / "det.pt")
     write_boxes(folder, seed=0)
     write_boxes(folder, seed=1)
@@ -28,12 +29,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def low(made: Path) -> Path:
-    """Return the folder with fp16.ltd in it, of smaller canvases."""
-    command = ["export", made / "det.pt", "--precision", "fp16", "--engine", "onnxruntime"]
-    command += ["--val", made / "boxes-0.json", "--canvas", "64x96", "--out", made / "fp16.ltd"]
-    assert run(app, [str(part) for part in [*command, "-q"]]) == 0
-    return made
+def low(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with fp16.ltd, of an ONNX detector, its photographs and others."""
+    folder = tmp_path_factory.mktemp("low")
+    data = samples.write_all(folder)
+    write_boxes(folder, seed=1)
+    command = ["export", folder / "y.onnx", "--outputs", folder / "outputs.json"]
+    command += ["--classes", folder / "classes.csv", "--precision", "fp16"]
+    command += ["--engine", "onnxruntime", "--val", data, "--out", folder / "fp16.ltd", "-q"]
+    assert run(app, [str(part) for part in command]) == 0
+    return folder
 
 
 def test_a_gated_int8_bundle_with_everything_written(cli: Cli, made: Path) -> None:
@@ -44,6 +49,7 @@ def test_a_gated_int8_bundle_with_everything_written(cli: Cli, made: Path) -> No
         *("--engine", "openvino", "--margin", "90", "--html", "trade.html", "--json", "r.json"),
     )
     assert code == 3  # three photographs of the rare class decide nothing
+    assert "64×96" in out
     assert "ranges from 6 images of 3 classes of boxes-0.json" in out
     assert "in points of average precision, on 12 images of boxes-0.json" in out
     assert "speed against the float32 graph on openvino-cpu" in out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_detector_samples as samples
 import pytest
-from box_samples import NAMES, write_boxes, write_detector
+from box_samples import write_detector
 
 from ltdeploy.cli.main import app
 from ltdeploy.cli.runtime import run
@@ -20,16 +20,8 @@ Cli = Callable[..., tuple[int, str, str]]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with an ONNX detector, its mapping, photographs, classes and a bundle."""
     folder = tmp_path_factory.mktemp("foreign")
-    samples.write(samples.yolov8(), folder / "y.onnx")
+    data = samples.write_all(folder)
     samples.write(samples.classifier(), folder / "c.onnx")
-    (folder / "outputs.json").write_text(json.dumps(samples.MAPPINGS["yolov8"]))
-    data = write_boxes(folder)
-    content = json.loads(data.read_text())
-    content["categories"].append({"id": 99, "name": "star"})
-    data.write_text(json.dumps(content))
-    rows = zip((*NAMES, "star"), (300, 150, 30, 8), strict=True)
-    told = "".join(f"{name},{count}\n" for name, count in rows)
-    (folder / "classes.csv").write_text(f"name,train_count\n{told}")
     command = ["export", folder / "y.onnx", "--outputs", folder / "outputs.json", "--fix"]
     command += ["odds:gamma=0.4", "--classes", folder / "classes.csv", "--val", data]
     command += ["--out", folder / "y.ltd", "-q"]

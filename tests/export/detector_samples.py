@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -240,7 +243,21 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 @cache
 def exported(family: str) -> onnx.ModelProto:
-    """Return the ONNX graph: normalised float32 images in, what the static module gives out."""
+    """Return the ONNX graph: normalised float32 images in, what the static module gives out.
+
+    Tracing takes up to half a minute: the processes of a test run share the graphs.
+    """
+    folder = Path(os.environ["LTDEPLOY_TEST_GRAPHS"])  # set in conftest.py
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{family}.onnx"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            onnx.save(_traced(family), path)
+    return onnx.load(path)
+
+
+def _traced(family: str) -> onnx.ModelProto:
     names = ["boxes", "logits", "quality"][: 3 if family == "fcos" else 2]
     batch = torch.export.Dim("batch", min=1, max=64)
     with warnings.catch_warnings(), torch.no_grad():

@@ -32,8 +32,8 @@ TABLE = ClassTable(NAMES, (300, 150, 8))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cascade")
+def folder(module_folder: Path) -> Path:
+    return module_folder
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from ltdeploy.pairing import agreement
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("detector")
+def folder(module_folder: Path) -> Path:
+    return module_folder
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,8 @@ from ltdeploy.verify.boxes import verify_detector
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("detector")
+def folder(module_folder: Path) -> Path:
+    made = module_folder
     write_boxes(made, images=24)
     write_detector(made / "det.pt")
     return made

@@ -26,6 +26,7 @@ LONGEST_FILE_LINES = 400
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "arrays", "files", "progress", "webpage"),
+    ("masks",),
     ("boxes", "classes", "preprocessing"),
     ("decoding", "detection_rules", "pairing", "suppression"),
     ("canvas", "images"),

@@ -166,7 +166,7 @@ def test_a_mask_rcnn_is_recognised_and_says_what_is_left_out(tmp_path: Path) -> 
     loaded = load_detector(path)
     assert loaded.arch == arch
     assert loaded.head.classes == 3
-    assert any("masks are left out" in note for note in loaded.source.notes)
+    assert any("--nms-in-graph" in note for note in loaded.source.notes)
 
 
 def test_a_cascade_is_recognised_and_has_three_class_layers(tmp_path: Path) -> None:

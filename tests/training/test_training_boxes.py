@@ -236,7 +236,7 @@ def test_a_last_step_without_a_gradient_is_named_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"arch": "torchvision:maskrcnn_resnet50_fpn"}, UsageError, "fasterrcnn_resnet50_fpn"),
+        ({"arch": "torchvision:maskrcnn_resnet50_fpn"}, DataError, "fasterrcnn_resnet50_fpn"),
         ({"arch": "torchvision:fastercnn_resnet50_fpn"}, UsageError, "Did you mean"),
         (
             {"arch": "torchvision:fcos_resnet50_fpn", "class_loss": max, "trained_with": "seesaw"},

@@ -15,7 +15,7 @@ from detector_samples import SIZE, exported
 from ltdeploy.canvas import Canvas
 from ltdeploy.detection_rules import KeepRule, ScoreRule
 from ltdeploy.export.clean_up import clean_up
-from ltdeploy.export.detection.kept_detections import keep_inside, rule_inside
+from ltdeploy.export.detection.kept_detections import KeptDetections, keep_inside, rule_inside
 
 pytestmark = [pytest.mark.trt_build, pytest.mark.slow]
 
@@ -29,7 +29,9 @@ RULES = {
 @pytest.mark.parametrize("family", RULES)
 def test_a_graph_that_suppresses_builds(builder: Worker, tmp_path: Path, family: str) -> None:
     scores, keep = RULES[family]
-    graph = keep_inside(clean_up(exported(family)), scores, rule_inside(keep), Canvas(*SIZE))
+    graph = keep_inside(
+        clean_up(exported(family)), KeptDetections(scores, rule_inside(keep), Canvas(*SIZE))
+    )
     onnx.save(graph, tmp_path / "model.onnx")
     options = {"opt_batch": 2, "max_batch": 8}
     answer = builder.ask("build", model=str(tmp_path / "model.onnx"), options=options)

@@ -11,7 +11,7 @@ Family = Literal["fasterrcnn", "maskrcnn", "cascade_rcnn", "retinanet", "fcos"]
 FAMILIES: tuple[Family, ...] = ("fasterrcnn", "maskrcnn", "cascade_rcnn", "retinanet", "fcos")
 # What whoever takes over a model should know, and manifests say.
 FAMILY_NOTES: dict[str, tuple[str, ...]] = {
-    "maskrcnn": ("It gives boxes and masks; the boxes are used, the masks are left out.",),
+    "maskrcnn": ("It gives boxes and masks; bundles have masks if exported with --nms-in-graph.",),
     "cascade_rcnn": ("Its logits are the mean of three stages', each of which takes a fix.",),
 }
 _ONE_STAGE: tuple[Family, ...] = ("retinanet", "fcos")

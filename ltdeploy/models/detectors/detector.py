@@ -104,6 +104,12 @@ class Detector:
         return self.architecture.score_rule(self.head.classes)
 
     @property
+    def has_masks(self) -> bool:
+        """Whether the network has a mask branch."""
+        heads = getattr(self.module, "roi_heads", None)
+        return getattr(heads, "mask_predictor", None) is not None
+
+    @property
     def keep_rule(self) -> KeepRule:
         """What is kept of what it finds."""
         return self.architecture.keep_rule()

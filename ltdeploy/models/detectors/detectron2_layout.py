@@ -21,6 +21,8 @@ from ..head import Activation
 from .cascade import MeanOf
 from .detectron2_network import CASCADE_WEIGHTS, PLAIN_WEIGHTS, Pixels, Recipe, Trunk, trunk_of
 from .detectron2_parts import AnchorShapes
+from .detectron2_settings import keep_rule_of, require_known
+from .foreign_settings import share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +104,7 @@ def recipe_of(
     told = config.get("MODEL", {})
     notes: list[str] = []
     kind, classes = _classes(tensors, where)
+    require_known(config, kind, f"{where}: its {CONFIG_FILE}")
     box = told.get("ROI_BOX_HEAD", {})
     retina = kind == "retinanet"
     anchors = _anchors(told, _ONE_STAGE if retina else _TWO_STAGE)
@@ -119,12 +122,7 @@ def recipe_of(
         weights = (box.get("BBOX_REG_WEIGHTS", PLAIN_WEIGHTS),)
         rows = named["roi_heads.box_predictor.bbox_pred.weight"].shape[0] // 4
     pooling = box.get("POOLER_TYPE", "ROIAlignV2")
-    if pooling not in ("ROIAlign", "ROIAlignV2"):
-        raise CheckpointError(
-            f"{where}: its {CONFIG_FILE} has POOLER_TYPE {pooling!r}; expected ROIAlignV2 or "
-            "ROIAlign."
-        )
-    proposals = told.get("RPN", {})
+    before, after = _proposals(told, retina)
     coarse = named.get("backbone.fpn.extra_blocks.p6.weight")
     fc = named.get(
         "roi_heads.box_head.fc6.weight", named.get("roi_heads.stages.0.box_head.fc6.weight")
@@ -150,13 +148,15 @@ def recipe_of(
             "aligned": pooling == "ROIAlignV2",
         },
         box_weights=tuple(_four(one) for one in weights),
-        before_nms=int(proposals.get("PRE_NMS_TOPK_TEST", 1000)),
-        after_nms=int(proposals.get("POST_NMS_TOPK_TEST", 1000)),
-        proposal_iou=float(proposals.get("NMS_THRESH", 0.7)),
+        before_nms=before,
+        after_nms=after,
+        proposal_iou=share(told.get("RPN", {}).get("NMS_THRESH", 0.7), "MODEL.RPN.NMS_THRESH"),
         mean_of=mean_of,
         channels=named["backbone.fpn.layer_blocks.0.0.weight"].shape[0],
         width=1024 if fc is None else fc.shape[0],
         coarse_from=None if coarse is None else coarse.shape[1],
+        keep=keep_rule_of(config, kind, notes),
+        scaled_px=_scaled(config.get("INPUT", {}), notes),
     )
     if not told:
         notes.append(
@@ -225,16 +225,50 @@ def _four(values: Any) -> tuple[float, float, float, float]:
     return first, second, third, fourth
 
 
+def _proposals(told: Mapping[str, Any], retina: bool) -> tuple[int, int]:
+    """Return how many proposals of each level and of all are kept.
+
+    Of a RetinaNet the first is the number of pairs of anchor and class that a level may find.
+    """
+    section = told.get("RETINANET" if retina else "RPN", {})
+    key = "TOPK_CANDIDATES_TEST" if retina else "PRE_NMS_TOPK_TEST"
+    before, after = int(section.get(key, 1000)), int(section.get("POST_NMS_TOPK_TEST", 1000))
+    if before < 1 or after < 1:
+        raise ValueError(f"{key} is {before} and POST_NMS_TOPK_TEST {after}, expected at least 1")
+    return before, after
+
+
+def _scaled(told: Mapping[str, Any], notes: list[str]) -> tuple[int, int] | None:
+    """Return the lengths that photographs' shorter and longer sides are scaled to."""
+    shorter, longer = told.get("MIN_SIZE_TEST"), told.get("MAX_SIZE_TEST", 1333)
+    if shorter is None:
+        return None
+    if int(shorter) == 0:
+        notes.append("Its config leaves photographs at their own size (INPUT.MIN_SIZE_TEST is 0).")
+        return None
+    if not 0 < int(shorter) <= int(longer):
+        raise ValueError(f"INPUT.MIN_SIZE_TEST is {shorter} and MAX_SIZE_TEST {longer}")
+    return int(shorter), int(longer)
+
+
 def _anchors(told: Mapping[str, Any], usual: AnchorShapes) -> AnchorShapes:
     held = told.get("ANCHOR_GENERATOR", {})
     levels = len(usual.strides_px)
     sizes = [tuple(float(size) for size in level) for level in held.get("SIZES", usual.sizes_px)]
-    ratios = held.get("ASPECT_RATIOS", [usual.ratios])
+    sizes *= levels if len(sizes) == 1 else 1
+    ratios = [tuple(map(float, one)) for one in held.get("ASPECT_RATIOS", [usual.ratios])]
+    if len(sizes) != levels or len({len(level) for level in sizes}) != 1:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES is {held.get('SIZES')}, expected as many sizes for each "
+            f"of {levels} levels"
+        )
+    if len(ratios) not in (1, levels) or len(set(ratios)) != 1:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS is {held.get('ASPECT_RATIOS')}, expected the "
+            "same for all levels"
+        )
     return AnchorShapes(
-        tuple(sizes * (levels if len(sizes) == 1 else 1)),
-        tuple(float(ratio) for ratio in ratios[0]),
-        usual.strides_px,
-        offset=float(held.get("OFFSET", 0.0)),
+        tuple(sizes), ratios[0], usual.strides_px, offset=float(held.get("OFFSET", 0.0))
     )
 
 

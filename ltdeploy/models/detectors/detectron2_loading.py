@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...canvas import Canvas
 from ...classes import ClassTable
 from ...errors import CheckpointError
+from ...postprocess import KeepRule
 from ..classifier import Source
 from ..layouts import Parts
 from ..options import LoadOptions
@@ -21,9 +23,9 @@ from .detector import Detector, class_head, table_of
 from .detectron2_layout import CONFIG_FILE, read_config
 from .detectron2_layout import recipe_of as detectron2_recipe
 from .detectron2_layout import renamed as detectron2_names
-from .detectron2_network import Pixels, Recipe, build
+from .detectron2_network import Recipe, build
 from .detectron2_parts import NormedPredictor
-from .mmdetection_config import model_config
+from .mmdetection_config import model_config, pipeline_of, resized_by
 from .mmdetection_layout import recipe_of as mmdetection_recipe
 from .mmdetection_layout import renamed as mmdetection_names
 from .recognition import other_library
@@ -40,6 +42,17 @@ _UNUSABLE = (
 _STRIDE = 32
 _FIRST = "backbone.body.conv1.weight"
 _USUAL = ARCHITECTURES["fasterrcnn_resnet50_fpn"]
+
+
+@dataclass(frozen=True)
+class _Architecture(Architecture):
+    """An architecture whose config tells how detections are kept."""
+
+    keep: KeepRule = field(default_factory=KeepRule)
+
+    def keep_rule(self) -> KeepRule:
+        """Return what is kept of what it finds."""
+        return self.keep
 
 
 def foreign_detector(
@@ -69,14 +82,12 @@ def foreign_detector(
             f"{path} is a {recipe.arch} by its keys and shapes, not {options.arch!r}; leave out "
             "--arch."
         )
-    architecture, size = (
-        Architecture(recipe.kind, _USUAL.height_px, _USUAL.width_px, recipe.class_rows),
-        _canvas(recipe.pixels, canvas),
+    size = _canvas(recipe, canvas)
+    architecture = _Architecture(
+        recipe.kind, _USUAL.height_px, _USUAL.width_px, recipe.class_rows, recipe.keep
     )
     if canvas is None:
-        notes.append(
-            f"The file does not tell its canvas; assumed is {size.height_px}×{size.width_px}."
-        )
+        notes.append(_assumed(recipe, size))
     table = _in_order(options.classes or table_of(parts), parts.class_names, notes)
     module = _network(recipe, named, size)
     return Detector(
@@ -123,12 +134,20 @@ def _recipe(
     try:
         config = read_config(path) if theirs else model_config(told or "")
         recipe, notes = make(tensors, named, config, str(path))
+        resized = None if theirs else resized_by(pipeline_of(told or ""), notes)
     except _UNUSABLE as error:
         held = path.parent / CONFIG_FILE if theirs and config else path
         raise CheckpointError(
             f"{held} has settings that cannot be used: {error}. Expected is what "
             f"{'detectron2 writes with cfg.dump()' if theirs else 'mmdetection writes'}."
         ) from error
+    if resized is not None:
+        width, height, keeps_aspect = resized
+        recipe = replace(
+            recipe,
+            scaled_px=(min(width, height), max(width, height)) if keeps_aspect else None,
+            squashed_px=None if keeps_aspect else (height, width),
+        )
     _require_whole(path, recipe, {name: key for key, name in names.items()}, named)
     if any("mask_head." in key for key in tensors):
         notes.append("It gives boxes and masks; the boxes are used, the masks are left out.")
@@ -163,19 +182,49 @@ def _network(recipe: Recipe, named: Mapping[str, Tensor], canvas: Canvas) -> nn.
     return module.float().eval().requires_grad_(False)
 
 
-def _canvas(pixels: Pixels, canvas: Canvas | None) -> Canvas:
+def _canvas(recipe: Recipe, canvas: Canvas | None) -> Canvas:
     """Return the canvas with the network's normalisation; padding is the mean colour.
 
-    Both libraries pad with zeros behind the normalisation.
+    Both libraries pad with zeros behind the normalisation. Without a canvas it is the one on which
+    a photograph of 4:3 is scaled as the config says, in whole strides.
     """
+    if canvas is None:
+        canvas, sides = _USUAL.canvas(), None
+        if recipe.squashed_px is not None:
+            canvas, sides = replace(canvas, fit="squash"), recipe.squashed_px
+        elif recipe.scaled_px is not None:
+            shorter, longer = recipe.scaled_px
+            sides = (shorter, min(longer, math.ceil(shorter * 4 / 3)))
+        if sides is not None:
+            height, width = (math.ceil(side / _STRIDE) * _STRIDE for side in sides)
+            canvas = replace(canvas, height_px=height, width_px=width)
+    pixels = recipe.pixels
     turn = -1 if pixels.bgr else 1
     mean, std = pixels.mean[::turn], pixels.std[::turn]
     red, green, blue = (min(255, max(0, round(value))) for value in mean)
     return replace(
-        canvas or _USUAL.canvas(),
+        canvas,
         fill=(red, green, blue),
         mean=(mean[0] / 255, mean[1] / 255, mean[2] / 255),
         std=(std[0] / 255, std[1] / 255, std[2] / 255),
+    )
+
+
+def _assumed(recipe: Recipe, size: Canvas) -> str:
+    """Return which canvas was taken, and why."""
+    here = f"{size.height_px}×{size.width_px}"
+    if recipe.squashed_px is not None:
+        height, width = recipe.squashed_px
+        return (
+            f"Its config scales photographs to {height}×{width} pixels whatever their aspect; the "
+            f"canvas is {here}, filled so."
+        )
+    if recipe.scaled_px is None:
+        return f"The file does not tell its canvas; assumed is {here}."
+    shorter, longer = recipe.scaled_px
+    return (
+        f"Its config scales photographs to a shorter side of {shorter} pixels and a longer one of "
+        f"at most {longer}; the canvas {here} does that to photographs of 4:3."
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -24,6 +24,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from ...errors import CheckpointError
+from ...postprocess import KeepRule
 from .cascade import CascadeHeads, MeanOf
 from .class_rows import CLASS_ROWS, ClassRows
 from .detectron2_parts import (
@@ -42,9 +43,20 @@ if TYPE_CHECKING:
     from ...postprocess import Activation
     from .architectures import Kind
 
-__all__ = ["CASCADE_WEIGHTS", "PLAIN_WEIGHTS", "Pixels", "Recipe", "Trunk", "build", "trunk_of"]
+__all__ = [
+    "CASCADE_WEIGHTS",
+    "ONES",
+    "PLAIN_WEIGHTS",
+    "Pixels",
+    "Recipe",
+    "Trunk",
+    "Weights",
+    "build",
+    "trunk_of",
+]
 
 Weights = tuple[float, float, float, float]
+ONES: Weights = (1.0, 1.0, 1.0, 1.0)
 PLAIN_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
 CASCADE_WEIGHTS: tuple[Weights, ...] = tuple(
     (10.0 * stage, 10.0 * stage, 5.0 * stage, 5.0 * stage) for stage in (1, 2, 3)
@@ -112,13 +124,18 @@ class Recipe:
     pool : settings of the pooling, as of :class:`HalfPixelPool`.
     box_weights : what deltas were multiplied with, stage by stage.
     two_sided : whether the logarithms of sides are bounded from below.
-    before_nms, after_nms : numbers of proposals, of each level and of all.
+    before_nms, after_nms : numbers of proposals, of each level and of all; of a RetinaNet the first
+        is the number of pairs of anchor and class that are looked at in each level.
     proposal_iou : from which proposals suppress each other.
     mean_of : what a cascade averages.
     channels, width : of the pyramid and of the box head.
     coarse_from : channels of what the level of stride 64 is made from; None where it is pooled.
     coarse_relu : whether a ReLU is between the levels of stride 64 and 128.
     temperature : of a class layer on normalised features; None for a plain one.
+    keep : which of what it finds is kept.
+    scaled_px : lengths that photographs' shorter and longer sides are scaled to, the longer at
+        most; None where nobody tells.
+    squashed_px : height and width that photographs are scaled to whatever their aspect, or None.
     """
 
     library: Literal["detectron2", "mmdetection"]
@@ -143,6 +160,9 @@ class Recipe:
     coarse_from: int | None = None
     coarse_relu: bool = True
     temperature: float | None = None
+    keep: KeepRule = field(default_factory=KeepRule)
+    scaled_px: tuple[int, int] | None = None
+    squashed_px: tuple[int, int] | None = None
 
     @property
     def arch(self) -> str:
@@ -268,7 +288,7 @@ def _rcnn(recipe: Recipe, pyramid: nn.Module) -> Any:
         {"training": recipe.after_nms, "testing": recipe.after_nms},
         recipe.proposal_iou,
     )
-    module.rpn.box_coder = _coder(recipe, (1.0, 1.0, 1.0, 1.0))
+    module.rpn.box_coder = _coder(recipe, ONES)
     pool = HalfPixelPool(**recipe.pool)
     stages: Sequence[Any] = [_heads(recipe, pool, one) for one in recipe.box_weights]
     if recipe.kind == "cascade_rcnn":
@@ -284,4 +304,7 @@ def _retinanet(recipe: Recipe, pyramid: nn.Module) -> Any:
     module: Any = detection.RetinaNet(pyramid, recipe.columns, head=head)
     module.anchor_generator = FixedAnchors(recipe.anchors, recipe.anchor_cells)
     module.box_coder = _coder(recipe, recipe.box_weights[0])
+    # Of each level the graph keeps as many anchors, with all their classes: the best pairs' are
+    # among them. It never keeps fewer than torchvision's.
+    module.topk_candidates = max(module.topk_candidates, recipe.before_nms)
     return module

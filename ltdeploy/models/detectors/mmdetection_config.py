@@ -8,11 +8,21 @@ matters where it is asked for.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["first_of", "model_config", "within"]
+__all__ = [
+    "Resized",
+    "first_of",
+    "model_config",
+    "pipeline_of",
+    "resized_by",
+    "stages_of",
+    "within",
+]
 
+_RESIZING = ("Resize", "FixScaleResize")
+_LOADING = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
 _TOO_LONG = 4_000_000  # characters; real ones have some ten thousand
 
 
@@ -22,8 +32,19 @@ class _Unreadable:
     def __bool__(self) -> bool:
         raise ValueError("a value of the config is not plain, so it cannot be read")
 
+    def __repr__(self) -> str:
+        return "what is no plain value"
+
 
 _UNREADABLE = _Unreadable()
+
+
+class Resized(NamedTuple):
+    """How a config's test pipeline scales photographs: to a width and height, in pixels."""
+
+    width_px: int
+    height_px: int
+    keeps_aspect: bool
 
 
 def model_config(text: str) -> dict[str, Any]:
@@ -39,6 +60,62 @@ def model_config(text: str) -> dict[str, Any]:
     >>> model_config("model = dict(type='FasterRCNN', neck=dict(num_outs=5))")
     {'type': 'FasterRCNN', 'neck': {'num_outs': 5}}
     """
+    value = _assigned(text, "model")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("the config's model is no dict(…) of plain values")
+    return value
+
+
+def pipeline_of(text: str) -> list[Mapping[str, Any]]:
+    """Return the steps that photographs go through before the network; none where nobody tells.
+
+    Raises
+    ------
+    ValueError
+        If the text is no Python.
+
+    Examples
+    --------
+    >>> pipeline_of("test_pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]")
+    [{'type': 'Resize', 'scale': (1333, 800), 'keep_ratio': True}]
+    """
+    loader = _assigned(text, "test_dataloader")
+    data = within(loader, "dataset") if isinstance(loader, Mapping) else None
+    while isinstance(data, Mapping) and data.get("pipeline") is None and "dataset" in data:
+        data = within(data, "dataset")  # one that wraps another
+    # The pipeline in the loader is the one that runs; the name is where it usually came from.
+    steps = data.get("pipeline") if isinstance(data, Mapping) else None
+    steps = _assigned(text, "test_pipeline") if steps is None else steps
+    return [one for one in steps if isinstance(one, Mapping)] if isinstance(steps, list) else []
+
+
+def resized_by(steps: Sequence[Mapping[str, Any]], notes: list[str]) -> Resized | None:
+    """Return how a pipeline scales photographs; what else it does to them is said.
+
+    Raises
+    ------
+    ValueError
+        If a size is no two numbers above 0.
+    """
+    names = [str(step.get("type")).rpartition(".")[2] for step in steps]
+    passed_over = [name for name in names if name not in (*_RESIZING, *_LOADING)]
+    if passed_over:
+        notes.append(
+            f"Its test pipeline has steps that are not done here: {', '.join(passed_over)}."
+        )
+    for name, step in zip(names, steps, strict=True):
+        if name in _RESIZING and isinstance(step.get("scale"), list | tuple):
+            width, height = (int(side) for side in step["scale"])
+            if min(width, height) < 1:
+                raise ValueError(f"the test pipeline's scale is {step['scale']!r}")
+            return Resized(width, height, bool(within(step, "keep_ratio")))
+    return None
+
+
+def _assigned(text: str, wanted: str) -> Any:
+    """Return the value of ``wanted = …``; None where the text has none."""
     if len(text) > _TOO_LONG:
         raise ValueError(f"the config has {len(text):,} characters, more than {_TOO_LONG:,}")
     try:
@@ -47,13 +124,10 @@ def model_config(text: str) -> dict[str, Any]:
         raise ValueError(f"the config is not read as Python: {error}") from error
     for line in lines:
         names = line.targets if isinstance(line, ast.Assign) else []
-        if any(isinstance(name, ast.Name) and name.id == "model" for name in names):
+        if any(isinstance(name, ast.Name) and name.id == wanted for name in names):
             assert isinstance(line, ast.Assign)
-            value = _value(line.value)
-            if not isinstance(value, dict):
-                raise ValueError("the config's model is no dict(…) of plain values")
-            return value
-    return {}
+            return _value(line.value)
+    return None
 
 
 def within(config: Mapping[str, Any], *path: str) -> Any:
@@ -76,6 +150,18 @@ def within(config: Mapping[str, Any], *path: str) -> Any:
         if value is _UNREADABLE:
             raise ValueError(f"{key}, of {'.'.join(path)}, is not a plain value")
     return value
+
+
+def stages_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the settings of each stage's box head, as many as the config tells apart.
+
+    Examples
+    --------
+    >>> stages_of({"roi_head": {"bbox_head": {"num_classes": 3}}})
+    [{'num_classes': 3}]
+    """
+    told = (within(config, "roi_head") or {}).get("bbox_head") or []
+    return told if isinstance(told, list) else [told]
 
 
 def first_of(value: Any) -> Any:

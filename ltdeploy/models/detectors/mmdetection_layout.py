@@ -14,9 +14,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from .detectron2_network import CASCADE_WEIGHTS, PLAIN_WEIGHTS, Pixels, Recipe, Trunk, trunk_of
+from .detectron2_network import (
+    ONES,
+    PLAIN_WEIGHTS,
+    Pixels,
+    Recipe,
+    Trunk,
+    Weights,
+    trunk_of,
+)
 from .detectron2_parts import AnchorShapes
-from .mmdetection_config import within
+from .mmdetection_config import stages_of, within
+from .mmdetection_scores import activation_of
+from .mmdetection_settings import keep_rule_of, overlap_of, require_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +66,11 @@ _PYTORCH = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
 _CAFFE2 = Pixels((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), bgr=True)
 _RCNN_STRIDES, _RETINA_STRIDES = (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
 _TEMPERATURE = 20.0  # NormedLinear
+# One by the deviations that mmdetection's cascades have, which are rounded.
+_CASCADE_WEIGHTS: tuple[Weights, ...] = tuple(
+    (1 / centre, 1 / centre, 1 / side, 1 / side)
+    for centre, side in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
+)
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -101,7 +116,7 @@ def recipe_of(
             "'backbone' and 'neck'; expected ResNets and ResNeXts with an FPN."
         )
     kind, layer = _classes(named, where)
-    _require_known(config, where)
+    require_known(config, kind, where)
     retina = kind == "retinanet"
     head = ("bbox_head",) if retina else ("roi_head", "bbox_head")
     anchors = _anchors(config, retina)
@@ -120,10 +135,9 @@ def recipe_of(
     notes: list[str] = []
     activation: Activation = "sigmoid" if retina else "softmax"
     if not retina:
-        activation = _activation(tensors, config, columns, rows, notes)
+        activation = activation_of(tensors, config, columns, rows, notes, where)
     coarse = named.get("backbone.fpn.extra_blocks.p6.weight")
-    pooling = within(config, "roi_head", "bbox_roi_extractor") or {}
-    proposals = within(config, "test_cfg", "rpn") or {}
+    before, after, overlap = _proposals(config, retina)
     fc = named.get(layer_of(kind))
     recipe = Recipe(
         library="mmdetection",
@@ -135,22 +149,18 @@ def recipe_of(
         stride_in_1x1=within(config, "backbone", "style") == "caffe",
         pixels=_pixels(config, trunk, notes),
         anchors=anchors,
-        pool={
-            "eps": _EPS,
-            "finest_px": float(within(pooling, "finest_scale") or 56),
-            "sampling_ratio": int(within(pooling, "roi_layer", "sampling_ratio") or 0),
-            "aligned": within(pooling, "roi_layer", "aligned") is not False,
-        },
+        pool=_pool(config),
         box_weights=_weights(config, head, kind),
         two_sided=True,
-        before_nms=int(within(proposals, "nms_pre") or 1000),
-        after_nms=int(within(proposals, "max_per_img") or 1000),
-        proposal_iou=float(within(proposals, "nms", "iou_threshold") or 0.7),
+        before_nms=before,
+        after_nms=after,
+        proposal_iou=overlap,
+        keep=keep_rule_of(config, kind, notes),
         channels=named["backbone.fpn.layer_blocks.0.0.weight"].shape[0],
         width=1024 if retina or fc is None else fc.shape[1],
         coarse_from=None if coarse is None else coarse.shape[1],
         coarse_relu=bool(within(config, "neck", "relu_before_extra_convs")),
-        temperature=None if retina else _temperature(config, head, activation, notes),
+        temperature=None if retina else _temperature(config, activation, notes),
     )
     if not config:
         notes.append(
@@ -180,80 +190,40 @@ def _classes(named: Mapping[str, Tensor], where: str) -> tuple[Kind, Tensor]:
     )
 
 
-def _require_known(config: Mapping[str, Any], where: str) -> None:
-    """Raise if the config has a part that computes otherwise and whose weights do not show it."""
-    usual = {
-        ("backbone", "type"): ("ResNet", "ResNeXt"),
-        ("neck", "type"): ("FPN",),
-        ("neck", "add_extra_convs"): (False, True, "on_input", "on_output"),
-        ("rpn_head", "type"): ("RPNHead",),
-        ("roi_head", "type"): ("StandardRoIHead", "CascadeRoIHead"),
-        ("roi_head", "bbox_roi_extractor", "type"): ("SingleRoIExtractor",),
-        ("roi_head", "bbox_roi_extractor", "roi_layer", "type"): ("RoIAlign",),
-        ("roi_head", "bbox_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
-        ("rpn_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
-        ("bbox_head", "bbox_coder", "type"): ("DeltaXYWHBBoxCoder",),
-        ("rpn_head", "anchor_generator", "type"): ("AnchorGenerator",),
-        ("bbox_head", "anchor_generator", "type"): ("AnchorGenerator",),
-        ("backbone", "dcn"): (),
-        ("backbone", "plugins"): (),
-    }
-    for path, known in usual.items():
-        told = within(config, *path)
-        if told is not None and told not in known:
-            listed = " or ".join(map(str, known)) or "none"
-            raise CheckpointError(
-                f"{where}: its config has {'.'.join(path)} = {told!r}; expected {listed}. Export "
-                "it to ONNX with its own library and give the .onnx with --outputs."
-            )
-
-
-def _activation(
-    tensors: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    columns: int,
-    rows: int,
-    notes: list[str],
-) -> Activation:
-    """Return what turns the class layer's outputs into scores, by the loss that it had."""
-    loss = str(within(config, "roi_head", "bbox_head", "loss_cls", "type") or "").lower()
-    held = {key.rpartition(".")[2] for key in tensors if ".loss_cls." in key}
-    if "seesaw" in loss or "cum_samples" in held or (rows > 1 and columns == rows + 2):
-        notes.append(
-            f"A seesaw head: {columns - 2} classes, and two columns for object and background."
-        )
-        return "seesaw"
-    if "eqlv2" in loss or "pos_grad" in held:
-        notes.append("An EQLv2 head: each class has a sigmoid, and the background one of its own.")
-        return "eqlv2"
-    if within(config, "roi_head", "bbox_head", "loss_cls", "use_sigmoid"):
-        return "sigmoid"
-    return "softmax"
-
-
 def _temperature(
-    config: Mapping[str, Any], head: tuple[str, ...], activation: Activation, notes: list[str]
+    config: Mapping[str, Any], activation: Activation, notes: list[str]
 ) -> float | None:
     """Return the factor of a class layer on normalised features, None for a plain one."""
-    layer = within(config, *head, "cls_predictor_cfg") or {}
-    if within(layer, "type") == "NormedLinear":
-        return float(layer.get("tempearture", _TEMPERATURE))  # spelt so in mmdetection
+    told = [_stage_temperature(stage) for stage in stages_of(config)]
+    if any(one != told[0] for one in told):
+        raise ValueError("roi_head.bbox_head has stages whose class layers differ in kind")
     if not config and activation == "seesaw":
         notes.append(
             "Assumed as mmdetection's seesaw configs have it: a class layer on normalised features "
             "with the temperature 20 (NormedLinear)."
         )
         return _TEMPERATURE
-    return None
+    return told[0] if told else None
+
+
+def _stage_temperature(stage: Mapping[str, Any]) -> float | None:
+    if not str(within(stage, "cls_predictor_cfg", "type")).endswith("NormedLinear"):
+        return None
+    told = within(stage, "cls_predictor_cfg", "tempearture")  # spelt so in mmdetection
+    return _TEMPERATURE if told is None else float(told)
 
 
 def _pixels(config: Mapping[str, Any], trunk: Trunk, notes: list[str]) -> Pixels:
-    told = within(config, "data_preprocessor") or {}
-    if told.get("mean") is not None and told.get("std") is not None:
-        mean, std = (tuple(float(v) for v in told[key]) for key in ("mean", "std"))
-        if len(mean) == len(std) == 3:
-            # Images are read as B, G, R.
-            return Pixels(mean, std, bgr=not told.get("bgr_to_rgb", False))
+    told = within(config, "data_preprocessor")
+    if told is not None:
+        mean, std = (tuple(float(v) for v in within(told, key) or ()) for key in ("mean", "std"))
+        if not len(mean) == len(std) == 3:
+            raise ValueError(
+                f"data_preprocessor has mean {mean} and std {std}, expected three numbers each"
+            )
+        # Images are read as B, G, R; both settings turn the channels round.
+        turned = any(within(told, key) for key in ("bgr_to_rgb", "rgb_to_bgr"))
+        return Pixels(mean, std, bgr=not turned)
     usual = _CAFFE2 if (trunk.groups, trunk.group_width) == (32, 8) else _PYTORCH
     notes.append(
         f"Assumed as mmdetection's configs for {trunk.name} have it: channels "
@@ -263,20 +233,64 @@ def _pixels(config: Mapping[str, Any], trunk: Trunk, notes: list[str]) -> Pixels
     return usual
 
 
-def _weights(
-    config: Mapping[str, Any], head: tuple[str, ...], kind: Kind
-) -> tuple[tuple[float, float, float, float], ...]:
+def _weights(config: Mapping[str, Any], head: tuple[str, ...], kind: Kind) -> tuple[Weights, ...]:
     """Return, stage by stage, what deltas were multiplied with: one by the config's deviations."""
     held: Any = config
     for key in head:
-        held = held.get(key, {}) if isinstance(held, Mapping) else {}
-    stages = held if isinstance(held, list) else [held]
-    told = [within(stage, "bbox_coder", "target_stds") for stage in stages]
-    if told and all(one is not None for one in told):
-        return tuple(tuple(1.0 / float(v) for v in one) for one in told)  # type: ignore[misc]
-    if kind == "retinanet":
-        return ((1.0, 1.0, 1.0, 1.0),)
-    return CASCADE_WEIGHTS if kind == "cascade_rcnn" else (PLAIN_WEIGHTS,)
+        held = held.get(key) if isinstance(held, Mapping) else None
+    if held is None:
+        return {"retinanet": (ONES,), "cascade_rcnn": _CASCADE_WEIGHTS}.get(kind, (PLAIN_WEIGHTS,))
+    usual = ONES if kind == "retinanet" else PLAIN_WEIGHTS
+    stages = held if isinstance(held, list) else [held] * (3 if kind == "cascade_rcnn" else 1)
+    return tuple(_stage_weights(stage, usual) for stage in stages)
+
+
+def _stage_weights(stage: Mapping[str, Any], usual: Weights) -> Weights:
+    coder = within(stage, "bbox_coder")
+    if coder is None:
+        return usual
+    deviations = within(coder, "target_stds")
+    if deviations is None:
+        return ONES  # the coder's own default
+    first, second, third, fourth = (1.0 / float(value) for value in deviations)
+    return first, second, third, fourth
+
+
+def _proposals(config: Mapping[str, Any], retina: bool) -> tuple[int, int, float]:
+    """Return how many of each level and of all are kept, and from which overlap not.
+
+    Of a RetinaNet the first is the number of pairs of anchor and class that a level may find.
+    """
+    told = within(config, "test_cfg") if retina else within(config, "test_cfg", "rpn")
+    told = told or {}
+    before, after = within(told, "nms_pre"), within(told, "max_per_img")
+    before, after = (1000 if one is None else int(one) for one in (before, after))
+    if before < 1 or after < 1:
+        raise ValueError(
+            f"nms_pre is {before} and max_per_img {after}, expected at least 1: graphs have fixed "
+            "numbers of boxes"
+        )
+    return before, after, 0.7 if retina else overlap_of(within(told, "nms") or {}, 0.7)
+
+
+def _pool(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the pooling, which all stages share."""
+    head = within(config, "roi_head") or {}
+    told = head.get("bbox_roi_extractor")
+    stages = told if isinstance(told, list) else [told]
+    pools = [_stage_pool(stage or {}) for stage in stages]
+    if any(pool != pools[0] for pool in pools):
+        raise ValueError("roi_head.bbox_roi_extractor has stages that pool each in its own way")
+    return pools[0]
+
+
+def _stage_pool(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "eps": _EPS,
+        "finest_px": float(within(told, "finest_scale") or 56),
+        "sampling_ratio": int(within(told, "roi_layer", "sampling_ratio") or 0),
+        "aligned": within(told, "roi_layer", "aligned") is not False,
+    }
 
 
 def _side(stride: Any) -> int:
@@ -292,17 +306,21 @@ def _side(stride: Any) -> int:
 def _anchors(config: Mapping[str, Any], retina: bool) -> AnchorShapes:
     told = within(config, "bbox_head" if retina else "rpn_head", "anchor_generator") or {}
     usual = _RETINA_STRIDES if retina else _RCNN_STRIDES
-    strides = tuple(_side(one) for one in told.get("strides", usual))
-    octave = told.get("octave_base_scale", 4 if retina and not told.get("scales") else None)
+    strides = tuple(_side(one) for one in within(told, "strides") or usual)
+    if len(strides) != len(usual):
+        raise ValueError(
+            f"anchor_generator.strides has {len(strides)} levels, expected {len(usual)}"
+        )
+    octave, scales = within(told, "octave_base_scale"), within(told, "scales")
+    if octave is None and scales is None and retina:
+        octave = 4
     if octave is not None:
-        per = told.get("scales_per_octave", 3)
+        per = within(told, "scales_per_octave") or 3
         scales = tuple(octave * 2 ** (part / per) for part in range(per))
-    else:
-        scales = tuple(told.get("scales", (8,)))
     return AnchorShapes(
-        tuple(tuple(float(stride * scale) for scale in scales) for stride in strides),
-        tuple(float(ratio) for ratio in told.get("ratios", (0.5, 1.0, 2.0))),
+        tuple(tuple(float(stride * scale) for scale in scales or (8,)) for stride in strides),
+        tuple(float(ratio) for ratio in within(told, "ratios") or (0.5, 1.0, 2.0)),
         strides,
-        size_major=False,
-        offset=float(told.get("center_offset", 0.0)),
+        size_major=within(told, "scale_major") is False,
+        offset=float(within(told, "center_offset") or 0.0),
     )

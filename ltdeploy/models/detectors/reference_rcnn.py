@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["rcnn_outputs"]
+__all__ = ["rcnn_masks", "rcnn_outputs"]
 
 
 def rcnn_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
@@ -56,3 +56,30 @@ def rcnn_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
         "boxes": pad(list(boxes), batch_first=True),
         "logits": pad(list(torch.split(logits, counts)), batch_first=True),
     }
+
+
+def rcnn_masks(
+    module: Any, images: Tensor, boxes: list[Tensor], labels: list[Tensor]
+) -> list[Tensor]:
+    """Return a Mask R-CNN's masks of given boxes, from torchvision's own pooling and branch.
+
+    Parameters
+    ----------
+    module : ``torchvision.models.detection.MaskRCNN`` in evaluation mode.
+    images : array of shape (N, 3, H, W), float32, normalised.
+    boxes : per image an array of shape (K, 4), xyxy in pixels of the canvas.
+    labels : per image an array of shape (K,), int64, over the foreground classes.
+
+    Returns
+    -------
+    per image an array of shape (K, S, S): probabilities over each box, of its own class.
+    """
+    import torch
+
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    roi = module.roi_heads
+    pooled = roi.mask_roi_pool(module.backbone(images), boxes, [size] * len(images))
+    maps = roi.mask_predictor(roi.mask_head(pooled)).sigmoid()
+    rows = torch.cat(labels) + 1  # the background is torchvision's first
+    own = maps[torch.arange(len(maps)), rows if maps.shape[1] > 1 else torch.zeros_like(rows)]
+    return list(own.split([len(one) for one in boxes]))

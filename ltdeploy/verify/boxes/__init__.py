@@ -6,7 +6,7 @@ from .contenders import bundle_side
 from .differences import BoxDifferences
 from .gate import decide, precision_figures
 from .report import render_box_report
-from .result import BoxGroupResult, BoxVerifyResult, sentence
+from .result import BoxGroupResult, BoxVerifyResult, MatchedBy, sentence
 from .run import BoxVerification, verify_detector
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "BoxGroupResult",
     "BoxVerification",
     "BoxVerifyResult",
+    "MatchedBy",
     "bundle_side",
     "decide",
     "precision_figures",

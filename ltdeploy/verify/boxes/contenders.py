@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from ...bundle import Bundle, open_bundle
 from ...canvas import Canvas, Placement
 from ...classes import ClassTable
 from ...engines import Engine, open_engine
+from ...engines.detector_reference import DetectorReference
 from ...errors import BundleError, CheckpointError, DataError, EngineError, UsageError
 from ...fixes import AffineMap
 from ...fixes.logit_map import LogitMap
 from ...manifest import Precision
 from ...models.detectors.onnx_mapping import MAPPING_FILE, OutputMapping, read_mapping
 from ...models.options import LoadOptions
-from ...postprocess import KeepRule, ScoreRule, postprocess_batch
+from ...postprocess import KeepRule, ScoreRule, masks_on, postprocess_batch
 from ..contenders import (
     is_bundle,
     precision_not_computed,
@@ -89,6 +90,34 @@ class BoxContender:
             return postprocess_batch(raw, self.score_rule, self.keep_rule, placements, names)
         except DataError as error:
             raise EngineError(f"{self.engine.name}: {error}") from error
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it gives masks, too."""
+        if isinstance(self.engine, DetectorReference):
+            return self.engine.has_masks
+        return any(output.name == "masks" for output in self.engine.outputs)
+
+    def with_masks(
+        self,
+        images: npt.NDArray[np.uint8],
+        found: Sequence[Detections],
+        placements: Sequence[Placement],
+    ) -> list[Detections]:
+        """Return detections with their masks, which a reference computes when asked for them."""
+        if not isinstance(self.engine, DetectorReference):
+            return list(found)
+        placed = [
+            replace(one, boxes=where.to_canvas(one.boxes))
+            for one, where in zip(found, placements, strict=True)
+        ]
+        started = time.perf_counter()
+        grids = self.engine.masks(images, placed)
+        self.seconds += time.perf_counter() - started
+        return [
+            replace(one, masks=masks_on(where, there.boxes, own))
+            for one, there, where, own in zip(found, placed, placements, grids, strict=True)
+        ]
 
 
 def bundle_side(bundle: Bundle, engine: str = "auto") -> BoxContender:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ...webpage.pieces import signed
 from ..gate import Verdict
 
-__all__ = ["SCHEMA", "BoxClassResult", "BoxGroupResult", "BoxVerifyResult", "sentence"]
+__all__ = [
+    "SCHEMA",
+    "BoxClassResult",
+    "BoxGroupResult",
+    "BoxVerifyResult",
+    "MatchedBy",
+    "sentence",
+]
 
 SCHEMA = 1
+MatchedBy = Literal["boxes", "masks"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class BoxVerifyResult:
     margin : points of AP that a group may lose.
     images, unreadable : photographs that were compared, and that could not be read.
     max_score_diff, max_box_diff_px : of detections that both have, matched by class and overlap.
+    matched_by : what AP is of: detections match objects by their boxes, or by their masks.
+    max_mask_diff : of a mask's probability, of detections that both have; None by boxes.
     equivalent : both find the same boxes with the same scores, but for rounding.
     flips : detections at or above a score of 0.05 that only one of them has.
     not_computed : the precision below float32 that a side was exported in and its engine computed
@@ -94,6 +104,8 @@ class BoxVerifyResult:
     groups: Mapping[str, BoxGroupResult]
     classes: Sequence[BoxClassResult]
     not_computed: str | None = None
+    matched_by: MatchedBy = "boxes"
+    max_mask_diff: float | None = None
 
     @property
     def without_objects(self) -> tuple[str, ...]:
@@ -112,6 +124,8 @@ class BoxVerifyResult:
             "unreadable": self.unreadable,
             "max_score_diff": self.max_score_diff,
             "max_box_diff_px": self.max_box_diff_px,
+            "matched_by": self.matched_by,
+            "max_mask_diff": self.max_mask_diff,
             "equivalent": self.equivalent,
             "flips": self.flips,
             "not_computed": self.not_computed,
@@ -141,13 +155,17 @@ def sentence(result: BoxVerifyResult) -> str:
 
 def _finding(result: BoxVerifyResult) -> str:
     strata = {**result.groups, "all classes": result.overall}
-    margin = f"margin of {result.margin:g} AP"
+    margin = f"margin of {result.margin:g} AP{' of masks' if result.matched_by == 'masks' else ''}"
     flips = f"{result.flips:,} detections are in one of the two alone"
     if result.verdict == "pass" and result.equivalent:
+        masks = ""
+        if result.max_mask_diff is not None:
+            masks = f", of a mask's probability {result.max_mask_diff:.1e}"
         return (
-            "The tail survived: reference and candidate find the same boxes on "
-            f"{result.images:,} images (largest difference of a score {result.max_score_diff:.1e}, "
-            f"of a box {result.max_box_diff_px:.2g} px)."
+            "The tail survived: reference and candidate find the same "
+            f"{'boxes and masks' if masks else 'boxes'} on {result.images:,} images (largest "
+            f"difference of a score {result.max_score_diff:.1e}, of a box "
+            f"{result.max_box_diff_px:.2g} px{masks})."
         )
     if result.verdict == "pass":
         nearest = min(

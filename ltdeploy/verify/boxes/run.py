@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +23,19 @@ from ...datasets.boxes import BoxDataset
 from ...errors import DataError
 from ...inference import batch_size_for, fingerprints
 from ...metrics.detection import BoxScores, average_precision, evaluate
-from ...metrics.matching import COCO_LIMITS, LVIS_LIMITS, match, truth_of
+from ...metrics.matching import COCO_LIMITS, LVIS_LIMITS, ImageTruth, match, truth_of
+from ...metrics.overlaps import Mask, encoded
 from ...models.detectors.onnx_mapping import OutputMapping
 from ...progress import Tracker, silent
 from ..gate import check_margin
 from .contenders import BoxContender, bundle_side, reference_side
 from .differences import BoxDifferences
 from .gate import SAME_AP, StratumDecision, decide, overall_verdict
-from .result import BoxClassResult, BoxGroupResult, BoxVerifyResult
+from .result import BoxClassResult, BoxGroupResult, BoxVerifyResult, MatchedBy
 
 __all__ = ["BoxVerification", "verify_detector"]
+
+_Masks: TypeAlias = list[list[Mask]]  # per photograph one run-length encoding per detection
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ def verify_detector(
     reference: str | os.PathLike[str] | None = None,
     engine: str = "auto",
     margin: float = 1.0,
+    by: MatchedBy = "boxes",
     trust_pickle: bool = False,
     outputs: OutputMapping | None = None,
     track: Tracker = silent,
@@ -77,13 +82,14 @@ def verify_detector(
     ----------
     reference : a checkpoint or another bundle; None takes the file it was exported from.
     margin : points of average precision that a group may lose.
+    by : whether detections match objects by their boxes or by their masks.
     outputs : the mapping of a reference that is an ONNX file; None takes the bundle's.
 
     Raises
     ------
     DataError
-        If photographs of ``dataset`` chose the bundle's fix, classes do not fit, or nothing is
-        readable.
+        If photographs of ``dataset`` chose the bundle's fix, classes do not fit, nothing is
+        readable, or masks are asked for and missing.
     CheckpointError, BundleError, EngineError
     """
     check_margin(margin)
@@ -92,14 +98,15 @@ def verify_detector(
     after = bundle_side(opened, engine)
     aligned = align_boxes(dataset, after.classes.names)
     started = time.perf_counter()
-    sides = _Sides(before, after, aligned)
     try:
+        known = truth_of(aligned, masks=by == "masks")
+        sides = _Sides(before, after, aligned, by)
         sides.run(track)
     finally:
         before.engine.close()
         after.engine.close()
     result = replace(
-        _judge(sides, aligned, after.classes, margin),
+        _judge(sides, known, aligned.is_federated, after.classes, margin),
         not_computed=after.not_computed or before.not_computed,
     )
     methods = opened.manifest.fix.methods
@@ -114,6 +121,7 @@ def verify_detector(
         "Candidate": f"{after.name} on {after.engine.name}",
         "Reference": f"{before.name} on {before.engine.name}",
         "Data": f"{dataset.name}, {result.images:,} images",
+        "Matched by": by,
         "Date": datetime.now(UTC).isoformat(timespec="seconds"),
         "ltdeploy": __version__,
     }
@@ -138,33 +146,68 @@ def verify_detector(
 
 
 class _Sides:
-    """What both sides find in every photograph that can be read."""
+    """What both sides find in every photograph that can be read, and how far it is apart."""
 
-    def __init__(self, before: BoxContender, after: BoxContender, dataset: BoxDataset) -> None:
+    def __init__(
+        self, before: BoxContender, after: BoxContender, dataset: BoxDataset, by: MatchedBy
+    ) -> None:
         if before.canvas != after.canvas:
             raise DataError(
                 f"{before.name} looks at canvases of {before.canvas.height_px}×"
                 f"{before.canvas.width_px} and {after.name} at {after.canvas.height_px}×"
                 f"{after.canvas.width_px}; export both for the same canvas to compare them."
             )
+        for side in (before, after):
+            if by == "masks" and not side.has_masks:
+                raise DataError(
+                    f"{side.name} gives no masks, and they are to be compared. Export a Mask R-CNN "
+                    "with --nms-in-graph, or compare by boxes."
+                )
         self._before, self._after, self._dataset = before, after, dataset
+        self.by = by
+        self.apart = BoxDifferences(len(after.classes))
         self.indices: list[int] = []
         self.unreadable: list[tuple[str, str]] = []
         self.unfixed: list[Detections] = []
         self.reference: list[Detections] = []
         self.candidate: list[Detections] = []
+        self.masks: tuple[_Masks, _Masks, _Masks] = ([], [], [])
 
     def run(self, track: Tracker) -> None:
         before, after = self._before, self._after
         loader = BoxLoader(self._dataset, after.canvas, batch_size=batch_size_for(after.canvas))
         for batch in track(loader, total=len(loader), label="verify"):
             self._refuse_what_chose(batch)
+            where = batch.placements, batch.names
             raw = before.raw(batch.images)
-            self.unfixed += before.found(raw, batch.placements, batch.names, fixed=False)
-            self.reference += before.found(raw, batch.placements, batch.names)
-            self.candidate += after.found(after.raw(batch.images), batch.placements, batch.names)
+            found = [
+                before.found(raw, *where, fixed=False),
+                before.found(raw, *where),
+                after.found(after.raw(batch.images), *where),
+            ]
+            if self.by == "masks":
+                found = self._kept_as_lengths(batch, found)
+            for ours, theirs in zip(found[1], found[2], strict=True):
+                self.apart.add(ours, theirs)
+            # Grids of all photographs would be gigabytes.
+            lists = self.unfixed, self.reference, self.candidate
+            for kept, side in zip(lists, found, strict=True):
+                kept += [replace(one, masks=None) for one in side]
             self.indices += batch.indices.tolist()
         self.unreadable = loader.unreadable
+
+    def _kept_as_lengths(
+        self, batch: CanvasBatch, found: list[list[Detections]]
+    ) -> list[list[Detections]]:
+        """Return what the three sides found with masks, whose run lengths are kept."""
+        sides = self._before, self._before, self._after
+        with_masks = [
+            side.with_masks(batch.images, own, batch.placements)
+            for side, own in zip(sides, found, strict=True)
+        ]
+        for kept, own in zip(self.masks, with_masks, strict=True):
+            kept += [_lengths(one) for one in own]
+        return with_masks
 
     def _refuse_what_chose(self, batch: CanvasBatch) -> None:
         seen = np.union1d(self._before.seen, self._after.seen)
@@ -178,23 +221,26 @@ class _Sides:
 
 
 def _judge(
-    sides: _Sides, dataset: BoxDataset, classes: ClassTable, margin: float
+    sides: _Sides,
+    known: Sequence[ImageTruth],
+    federated: bool,
+    classes: ClassTable,
+    margin: float,
 ) -> BoxVerifyResult:
-    known = truth_of(dataset)
     truth = [known[index] for index in sides.indices]
-    limits = LVIS_LIMITS if dataset.is_federated else COCO_LIMITS
+    limits = LVIS_LIMITS if federated else COCO_LIMITS
+    masks = sides.masks if sides.by == "masks" else (None, None, None)
     found = (sides.unfixed, sides.reference, sides.candidate)
-    matches = [match(truth, side, len(classes), limits) for side in found]
-    apart = BoxDifferences(len(classes))
-    for ours, theirs in zip(sides.reference, sides.candidate, strict=True):
-        apart.add(ours, theirs)
+    both = list(zip(found, masks, strict=True))
+    matches = [match(truth, side, len(classes), limits, own) for side, own in both]
+    apart = sides.apart
     strata = {
         "overall": np.arange(len(classes)),
         **{name: np.array(classes.members(name), np.int64) for name in classes.rule.names},
     }
     strata = {name: labels for name, labels in strata.items() if len(labels)}
     decisions = decide(matches[1], matches[2], strata, margin, equivalent=apart.equivalent)
-    scores = [evaluate(truth, side, classes.groups, limits) for side in found]
+    scores = [evaluate(truth, side, classes.groups, limits, own) for side, own in both]
     fifty = [100 * average_precision(side)[:, 0] for side in matches]
     groups = {
         name: _group(name, labels, decisions[name], scores, fifty, apart)
@@ -208,6 +254,8 @@ def _judge(
         unreadable=len(sides.unreadable),
         max_score_diff=apart.score,
         max_box_diff_px=apart.box_px,
+        matched_by=sides.by,
+        max_mask_diff=apart.mask if sides.by == "masks" else None,
         equivalent=apart.equivalent
         and all(abs(one.difference or 0.0) <= SAME_AP for one in decisions.values()),
         flips=int(apart.lost.sum() + apart.new.sum()),
@@ -262,6 +310,14 @@ def _group(
         new=int(apart.new[labels].sum()),
         verdict=decision.verdict,
     )
+
+
+def _lengths(found: Detections) -> list[Mask]:
+    """Return masks as the evaluator takes them."""
+    if found.masks is None:
+        return []
+    height_px, width_px = found.masks.height_px, found.masks.width_px
+    return [encoded(one, width_px, height_px) for one in found.masks.encoded()]
 
 
 def _known(value: float) -> float | None:
