@@ -62,28 +62,42 @@ class MaskGrids:
         Each pixel's centre looks the probability up between the centres of the nearest cells
         (bilinear; beyond the grid's edge it falls to 0), as detectron2 pastes masks.
         """
-        x1, y1, x2, y2 = (float(side) for side in self.boxes[place])
         mask = np.zeros((self.height_px, self.width_px), np.bool_)
-        rows = _covered(y1, y2, self.height_px)
-        columns = _covered(x1, x2, self.width_px)
-        if rows.size and columns.size:
-            cells = self.grids.shape[1]
-            down, across = _weights(rows, y1, y2, cells), _weights(columns, x1, x2, cells)
-            found = down @ self.grids[place].astype(np.float32) @ across.T
-            mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = found >= _INSIDE
+        first, columns = self._columns(place)
+        mask[:, first : first + columns.shape[1]] = columns
         return mask
 
     def encoded(self) -> list[dict[str, Any]]:
         """Return all masks in COCO's run-length encoding, see :func:`run_lengths`."""
-        return [run_lengths(self.pixels(place)) for place in range(len(self))]
+        return [
+            run_lengths(columns, first=first, width_px=self.width_px)
+            for first, columns in map(self._columns, range(len(self)))
+        ]
+
+    def _columns(self, place: int) -> tuple[int, npt.NDArray[np.bool_]]:
+        """Return the first column that a mask's box covers, and the mask in the covered ones."""
+        x1, y1, x2, y2 = (float(side) for side in self.boxes[place])
+        rows = _covered(y1, y2, self.height_px)
+        columns = _covered(x1, x2, self.width_px)
+        mask = np.zeros((self.height_px, columns.size), np.bool_)
+        if not (rows.size and columns.size):
+            return 0, mask[:, :0]
+        cells = self.grids.shape[1]
+        down, across = _weights(rows, y1, y2, cells), _weights(columns, x1, x2, cells)
+        found = down @ self.grids[place].astype(np.float32) @ across.T
+        mask[rows[0] : rows[-1] + 1] = found >= _INSIDE
+        return int(columns[0]), mask
 
 
-def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def run_lengths(
+    mask: npt.NDArray[np.bool_], *, first: int = 0, width_px: int | None = None
+) -> dict[str, Any]:
     """Return a mask in COCO's run-length encoding, not compressed.
 
     Parameters
     ----------
-    mask : array of shape (H, W).
+    mask : array of shape (H, W), or some columns of it.
+    first, width_px : the first of these columns, and W.
 
     Returns
     -------
@@ -96,11 +110,14 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     >>> run_lengths(np.array([[False, True], [True, True]]))
     {'size': [2, 2], 'counts': [1, 3]}
     """
+    height, width = mask.shape[0], mask.shape[1] if width_px is None else width_px
     flat = mask.ravel(order="F")
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
-    counts = np.diff(ends, prepend=0).tolist()
-    height, width = mask.shape
-    return {"size": [height, width], "counts": [0, *counts] if flat[:1].any() else counts}
+    changes = np.flatnonzero(np.diff(flat, prepend=False)) + first * height
+    end = (first + mask.shape[1]) * height
+    if flat[-1:].any() and end < width * height:
+        changes = np.append(changes, end)
+    ends = np.append(changes, width * height)
+    return {"size": [height, width], "counts": np.diff(ends, prepend=0).tolist()}
 
 
 def _covered(low: float, high: float, length: int) -> npt.NDArray[np.int64]:

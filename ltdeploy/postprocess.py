@@ -156,7 +156,9 @@ def _kept_inside(
 def masks_on(placement: Placement, boxes: FloatArray, grids: FloatArray) -> MaskGrids:
     """Return the masks of canvas boxes, (K, S, S) over (K, 4), in the photograph's pixels."""
     grids = grids[:, :, ::-1] if placement.mirrored else grids
-    spanned = placement.unclipped(boxes)
+    # torchvision's loss samples a mask's pixels by their corners: a cell tells of what lies half a
+    # pixel of the canvas to the right and below.
+    spanned = placement.unclipped(boxes + np.float32(0.5))
     return MaskGrids(grids, spanned, placement.height_px, placement.width_px)
 
 

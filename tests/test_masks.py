@@ -56,6 +56,21 @@ def test_run_lengths_are_coco_s(seed: int) -> None:
     np.testing.assert_array_equal(evaluator.decode(packed).astype(bool), mask)
 
 
+@given(seed=SEEDS)
+def test_some_columns_encode_like_the_whole(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 12, 2))
+    first = int(rng.integers(0, width))
+    mask = np.zeros((height, width), np.bool_)
+    some = rng.random((height, int(rng.integers(0, width - first + 1)))) < 0.6
+    mask[:, first : first + some.shape[1]] = some
+    assert run_lengths(some, first=first, width_px=width) == run_lengths(mask)
+    grids, boxes = rng.random((1, 4, 4)), rng.uniform(-5, 15, (1, 4)).astype(np.float32)
+    boxes[:, 2:] = boxes[:, :2] + 6
+    masks = MaskGrids(grids, boxes, height, width)
+    assert masks.encoded() == [run_lengths(masks.pixels(0))]
+
+
 def test_a_full_grid_fills_its_box_and_is_cut_by_the_photograph() -> None:
     grids = np.ones((2, 28, 28), np.float32)
     boxes = np.array([[10, 20, 30, 60], [-40, -40, 8, 6]], np.float32)
@@ -101,7 +116,8 @@ def test_detections_carry_their_masks() -> None:
     )
     assert found.masks is not None
     np.testing.assert_array_equal(found.masks.grids[:, 0, 0], [0, 1])
-    np.testing.assert_allclose(found.masks.boxes[0], [0, 0, 16, 16])
+    # Half a pixel of the canvas is a whole one of the photograph.
+    np.testing.assert_allclose(found.masks.boxes[0], [1, 1, 17, 17])
     best = found[found.scores > 0.5]
     assert best.masks is not None
     assert len(best.masks) == 1

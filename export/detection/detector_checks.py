@@ -17,13 +17,17 @@ from ltdeploy.errors import DataError, ExportError
 from ltdeploy.pairing import agreement
 from ltdeploy.postprocess import KeepRule, ScoreRule, postprocess_batch
 
+from .row_checks import require_same_logits
+
 __all__ = [
     "BATCHES",
+    "EVERY_ROW",
     "LOW_TOLERANCE",
     "TOLERANCE",
     "DetectorChecks",
     "check_detector_graph",
     "detections_of",
+    "rows_apart",
 ]
 
 
@@ -43,7 +47,7 @@ LOW_TOLERANCE = Tolerance(score=float("inf"), box_px=float("inf"), batch=0.05)
 # Below, two boxes that are nearly alike may be suppressed the one or the other way round.
 _LEAST_SCORE = 0.01
 BATCHES = (1, 2, 5)
-_EVERY_ROW = 1 << 24
+EVERY_ROW = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class DetectorChecks:
     score_difference, box_difference_px : largest differences from the unfused reference, after
         matching by class and overlap.
     batch_difference : largest difference of a score between batches of 1, 2, 5 and permuted images.
+    logit_difference : largest difference of a logit of any class, at whatever score, relative to
+        the largest; None where it was not asked for.
     """
 
     engine: str
@@ -66,6 +72,7 @@ class DetectorChecks:
     score_difference: float
     box_difference_px: float
     batch_difference: float
+    logit_difference: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
@@ -91,7 +98,7 @@ def check_detector_graph(
     canvas: Canvas,
     tolerance: Tolerance = TOLERANCE,
     *,
-    rows: Engine | None = None,
+    raw: Mapping[str, FloatArray] | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> DetectorChecks:
     """Run an exported detector on real canvases and compare it with the reference.
@@ -102,7 +109,7 @@ def check_detector_graph(
     images : array of shape (K, H, W, 3), uint8.
     expected : what the reference finds in each, the fix applied unfused.
     tolerance : of what is compared.
-    rows : what gives the raw outputs where the graph itself suppresses; None: the engine.
+    raw : the reference's raw outputs, fix applied, to compare logits with; None compares none.
     batches : sizes to compare with all images at once.
 
     Raises
@@ -116,9 +123,7 @@ def check_detector_graph(
             "detector's code depends on the batch size."
         )
 
-    def found(
-        pictures: npt.NDArray[np.uint8], keep: KeepRule = keep, engine: Engine = engine
-    ) -> list[Detections]:
+    def found(pictures: npt.NDArray[np.uint8], keep: KeepRule = keep) -> list[Detections]:
         try:
             outputs = engine.run({"images": np.ascontiguousarray(pictures)})
             return detections_of(outputs, scores, keep, canvas)
@@ -128,9 +133,8 @@ def check_detector_graph(
     together = found(images)
     score, box = _apart(expected, together)
     if box > tolerance.box_px:
-        every = replace(keep, suppression="none", top_k=_EVERY_ROW)
-        everything = found(images, every, rows or engine)
-        box = max(_box_among(one, everything, tolerance.score) for one in (expected, together))
+        every = replace(keep, suppression="none", top_k=EVERY_ROW)
+        box = _box_among(expected, found(images, every), tolerance.score)
     if not (score <= tolerance.score and box <= tolerance.box_px):
         raise ExportError(
             f"The exported graph differs from the reference by {score:.2g} in a score and "
@@ -154,7 +158,10 @@ def check_detector_graph(
             "the images of a batch; nothing was written."
         )
     count = sum(int((one.scores >= _LEAST_SCORE).sum()) for one in expected)
-    return DetectorChecks(engine.name, len(images), count, score, box, batch)
+    logits = None
+    if raw is not None:
+        logits = require_same_logits(raw, engine.run({"images": np.ascontiguousarray(images)}))
+    return DetectorChecks(engine.name, len(images), count, score, box, batch, logits)
 
 
 def _apart(
@@ -191,3 +198,22 @@ def _box_among(expected: Sequence[Detections], rows: Sequence[Detections], slack
             apart = np.abs(b.boxes[like] - box).max(axis=1)
             worst = max(worst, float(apart.min(initial=np.inf)))
     return worst
+
+
+def rows_apart(
+    found: Sequence[Detections], candidates: Sequence[Detections]
+) -> tuple[float, float]:
+    """Return how far detections are at most from a candidate of their class: score, and box in px.
+
+    The candidate is the nearest by box, or by score where several have that box.
+    """
+    score = box = 0.0
+    for one, rows in zip(found, candidates, strict=True):
+        for own, value, label in zip(one.boxes, one.scores, one.labels, strict=True):
+            alike = rows.labels == label
+            away = np.abs(rows.boxes[alike] - own).max(axis=1)
+            nearest = float(away.min(initial=np.inf))
+            scores = rows.scores[alike][away <= nearest + TOLERANCE.box_px]
+            box = max(box, nearest)
+            score = max(score, float(np.abs(scores - value).min(initial=np.inf)))
+    return score, box

@@ -150,7 +150,7 @@ def export_detector(
     metadata = {"ltdeploy.version": __version__, "ltdeploy.arch": model.arch}
     traced, folding, notes = _traced(model, fix, metadata, levels=masks)
     graph = clean_up(traced)
-    checks = _checked(_opener(None)(graph), canvases, expected, *rules)
+    checks = _checked(_opener(None)(graph), canvases, expected, *rules, raw=raw)
     lowered: Lowered | None = None
     if low is not None:
         lowered, engine = _lowered(model, keep, table, graph, low, canvases, track)
@@ -233,9 +233,9 @@ def _opener(low: BoxPrecisionRequest | None) -> OpenGraph:
     return lambda graph: any_batch(load(graph))
 
 
-def _checked(engine: Engine, *rest: Any) -> DetectorChecks:
+def _checked(engine: Engine, *rest: Any, raw: Any = None) -> DetectorChecks:
     try:
-        return check_detector_graph(engine, *rest)
+        return check_detector_graph(engine, *rest, raw=raw)
     finally:
         engine.close()
 

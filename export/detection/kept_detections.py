@@ -30,22 +30,26 @@ if TYPE_CHECKING:
 
     from ltdeploy.canvas import Canvas
 
-__all__ = ["KEPT", "MOST_MASKS", "KeptDetections", "keep_inside", "rule_inside"]
+__all__ = ["CANDIDATES", "KEPT", "MOST_MASKS", "KeptDetections", "keep_inside", "rule_inside"]
 
 KEPT = ("boxes", "scores", "labels")
 # torchvision's and COCO's number of detections per photograph: a mask costs half a GMAC.
 MOST_MASKS = 100
-# All pairs of candidates are compared: 2,000 are 16 MB per photograph. TensorRT's top-k ends at
-# 3,840. On photographs of hundreds of objects the 300 best were among the first thousand.
-_CANDIDATES = 2000
-# Chains of candidates with scores down to 1e-4 are longer than those among an R-CNN's proposals.
-_ROUNDS = 32
+# All pairs of these are compared, at 16 MB per photograph and step. TensorRT's top-k ends at 3,840.
+CANDIDATES = 2000
+# With hundreds of classes the near-duplicates of a few confident ones would fill these places, so
+# first each class clears away what its own best rows surely suppress: all pairs of the best rows of
+# each class, as many as this number of pairs allows.
+_PAIRS_OF_CLASSES = 4_000_000
+# An even number of rounds leaves what is undecided in, which the second step decides; an odd one
+# leaves it out: neighbours may be missing in a row of a hundred boxes, and none comes twice.
+_ROUNDS_OF_CLASSES, _ROUNDS = 8, 65
 _PREFIX = "kept."
 _SMALLEST_SIDE_PX = 0.01  # as in ltdeploy.postprocess
 
 
 def rule_inside(keep: KeepRule, *, masks: bool = False) -> KeepRule:
-    """Return the rule as a graph can follow it: with a bound on what reaches the suppression.
+    """Return the rule of a graph that suppresses itself.
 
     Parameters
     ----------
@@ -61,16 +65,14 @@ def rule_inside(keep: KeepRule, *, masks: bool = False) -> KeepRule:
             "--nms-in-graph needs hard suppression or none, and this detector's is soft, which "
             "takes one box after the other. Leave --nms-in-graph out: the predictor does it."
         )
-    if keep.top_k > _CANDIDATES:
+    if keep.top_k > CANDIDATES:
         raise UsageError(
-            f"--nms-in-graph keeps at most {_CANDIDATES:,} boxes of a photograph, and this "
+            f"--nms-in-graph keeps at most {CANDIDATES:,} boxes of a photograph, and this "
             f"detector's rule {keep.top_k:,}. Leave --nms-in-graph out: the predictor does it."
         )
     if masks:
         keep = replace(keep, top_k=min(keep.top_k, MOST_MASKS))
-    if keep.suppression == "none":
-        return keep
-    return replace(keep, candidates=min(keep.candidates or _CANDIDATES, _CANDIDATES))
+    return keep
 
 
 class KeptDetections(nn.Module):
@@ -78,7 +80,7 @@ class KeptDetections(nn.Module):
 
     Parameters
     ----------
-    keep : with bounded candidates, as :func:`rule_inside` gives it.
+    keep : as :func:`rule_inside` gives it.
     canvas : boxes are cut to it. Where the photograph does not fill it, the predictor cuts them to
         the photograph, before suppression.
 
@@ -102,9 +104,12 @@ class KeptDetections(nn.Module):
         classes = scores.shape[2]
         usable = _sides(boxes) > 0
         of_row = usable if boxes.dim() == 3 else usable.any(dim=2)
-        everything = (scores * of_row[:, :, None]).flatten(1)
-        limit = everything.shape[1]
-        count = min(keep.top_k if keep.candidates is None else keep.candidates, limit)
+        scores = scores * of_row[:, :, None]
+        if keep.suppression == "hard" and not keep.class_agnostic:
+            scores = self._cleared(boxes, scores)
+        everything = scores.flatten(1)
+        limit = keep.top_k if keep.suppression == "none" else CANDIDATES
+        count = min(limit if keep.candidates is None else keep.candidates, everything.shape[1])
         best, places = everything.topk(count, dim=1)
         labels = places % classes
         if boxes.dim() == 3:
@@ -122,7 +127,30 @@ class KeptDetections(nn.Module):
         scores, order = (best * stands).topk(min(keep.top_k, count), dim=1)
         found = scores > 0
         kept = pick(own, order) * found[:, :, None]
+        # A network that overflowed must not look like one that finds nothing.
+        sound = _finite(boxes) & _finite(logits)
+        scores = torch.where(sound[:, None], scores, float("nan"))
         return kept, scores, torch.where(found, labels.gather(1, order), -1)
+
+    def _cleared(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """Return scores (N, P, F), 0 where a better box of the class surely suppresses the row.
+
+        Only the best rows of each class are compared; greedy suppression of a prefix of the ranking
+        is the prefix of greedy suppression.
+        """
+        rows, classes = scores.shape[1:]
+        count = min(rows, CANDIDATES, int((_PAIRS_OF_CLASSES / classes) ** 0.5))
+        best, places = scores.transpose(1, 2).topk(count, dim=2)
+        if boxes.dim() == 3:
+            own = pick(boxes, places.flatten(1)).reshape(-1, classes, count, 4)
+        else:
+            own = boxes.transpose(1, 2).gather(2, places[..., None].expand(-1, -1, -1, 4))
+        own = clip_boxes(own, *self.size).flatten(0, 1)
+        live = (best.flatten(0, 1) > self.keep.score_threshold) & (_sides(own) >= _SMALLEST_SIDE_PX)
+        better = _is_better(best.flatten(0, 1), places.flatten(0, 1))
+        stands = cluster_nms(own, live.to(own.dtype), self.keep.iou, _ROUNDS_OF_CLASSES, better)
+        left = best * stands.reshape(-1, classes, count)
+        return scores.transpose(1, 2).scatter(2, places, left).transpose(1, 2)
 
 
 def _is_better(scores: Tensor, places: Tensor) -> Tensor:
@@ -189,13 +217,24 @@ def keep_inside(
     )
     for name, own in zip(outputs, inner, strict=True):
         rename(both, _PREFIX + own, name)
-    both.metadata_props.extend(before.metadata_props)
+    del both.graph.value_info[:]  # of names that were changed
+    versions = {one.domain: one for one in both.opset_import}
+    del both.opset_import[:]
+    both.opset_import.extend(versions.values())
+    both.producer_name, both.producer_version = before.producer_name, before.producer_version
     takes_one = before.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     return for_one_image(both) if takes_one else both
 
 
 def _axes(value: Any) -> Any:
     return value.type.tensor_type.shape.dim
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Return whether all numbers of a photograph are finite, (N, …) to (N,)."""
+    most = torch.finfo(values.dtype).max
+    bad = torch.logical_not(values.abs() <= most)  # true of NaN, too
+    return bad.to(values.dtype).flatten(1).amax(dim=1) < 0.5
 
 
 def _sides(boxes: Tensor) -> Tensor:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ltdeploy.boxes import Detections
 from ltdeploy.canvas import Canvas
 from ltdeploy.detection_rules import KeepRule, ScoreRule
 from ltdeploy.engines import Engine
 from ltdeploy.engines.detector_reference import DetectorReference
 from ltdeploy.errors import ExportError
 from ltdeploy.models.detectors.detector import Detector
+from ltdeploy.pairing import pair
 
-from .detector_checks import BATCHES, DetectorChecks, check_detector_graph, detections_of
+from .detector_checks import (
+    BATCHES,
+    EVERY_ROW,
+    TOLERANCE,
+    DetectorChecks,
+    check_detector_graph,
+    detections_of,
+    rows_apart,
+)
 from .kept_detections import KEPT, KeptDetections, keep_inside
 from .static_masks import KeptMasks
 from .static_rcnn import StaticRcnn
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptGraph", "gives_masks", "kept_graph"]
 
 _MASK_TOLERANCE = 1e-3
+SHOWN = 0.05  # the score from which predict shows a detection
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +48,27 @@ class KeptGraph:
 
     Attributes
     ----------
-    checks : against what the predictor makes of the raw outputs.
+    checks : against what the predictor makes of the raw outputs, of what both keep.
+    missing : how many detections the predictor keeps and the graph does not.
+    missing_score : the highest of their scores; 0 without any.
     mask_difference : largest difference of a mask's probability from the reference's masks of the
         same boxes; None where there are none.
     """
 
     graph: onnx.ModelProto
     checks: DetectorChecks
+    missing: int
+    missing_score: float
     mask_difference: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {
+            **self.checks.to_dict(),
+            "missing": self.missing,
+            "missing_score": self.missing_score,
+            "mask_difference": self.mask_difference,
+        }
 
 
 def gives_masks(model: Detector | OnnxDetector) -> bool:
@@ -67,12 +91,12 @@ def kept_graph(
     ----------
     rules : as :func:`~.kept_detections.rule_inside` gives them.
     canvases : array of shape (K, H, W, 3), uint8.
-    exact : whether masks must be the reference's; in low precision they need not be.
+    exact : whether it must be the same; in low precision the gate says what may differ.
 
     Raises
     ------
     ExportError
-        If it keeps other detections than the predictor, or its masks are others.
+        If it gives what the predictor would not, misses what is shown, or its masks are others.
     """
     kept = KeptDetections(*rules)
     if isinstance(model, Detector) and gives_masks(model):
@@ -82,31 +106,47 @@ def kept_graph(
         graph = keep_inside(raw, kept)
     rows, engine = open_graph(raw), open_graph(graph)
     try:
-        expected = detections_of(rows.run({"images": canvases}), *rules)
+        outputs = rows.run({"images": canvases})
+        expected = detections_of(outputs, *rules)
+        found = detections_of(engine.run({"images": canvases}), *rules)
+        every = replace(rules[1], suppression="none", top_k=EVERY_ROW)
+        candidates = detections_of(outputs, rules[0], every, rules[2])
         # Masks cost more than the network, whose batches were compared already.
         batches = (2,) if gives_masks(model) else BATCHES
-        checks = check_detector_graph(
-            engine, canvases, expected, *rules, rows=rows, batches=batches
-        )
+        checks = check_detector_graph(engine, canvases, found, *rules, batches=batches)
         apart = None
         if isinstance(model, Detector) and gives_masks(model):
-            apart = _masks_apart(engine, model, canvases, rules, exact=exact)
+            apart = _masks_apart(found, model, canvases, exact=exact)
     finally:
         rows.close()
         engine.close()
-    return KeptGraph(graph, checks, apart)
+    score, box = rows_apart(found, candidates)
+    missing = np.concatenate(
+        [a.scores[pair(a, b) < 0] for a, b in zip(expected, found, strict=True)]
+    )
+    extra = np.concatenate([b.scores[pair(b, a) < 0] for a, b in zip(expected, found, strict=True)])
+    highest = float(missing.max(initial=0.0))
+    shown = max(highest, float(extra.max(initial=0.0)))
+    if exact and not (score <= TOLERANCE.score and box <= TOLERANCE.box_px and shown < SHOWN):
+        raise ExportError(
+            f"The suppression inside the graph differs from the predictor's: {len(missing)} "
+            f"detections are missing and {len(extra)} too many, with scores up to {shown:.2g}, and "
+            f"those kept differ by {score:.2g} in a score and {box:.2g} pixels in a box. Leave "
+            "--nms-in-graph out."
+        )
+    checks = replace(
+        checks,
+        detections=sum(len(one) for one in expected),
+        score_difference=score,
+        box_difference_px=box,
+    )
+    return KeptGraph(graph, checks, len(missing), highest, apart)
 
 
 def _masks_apart(
-    engine: Engine,
-    model: Detector,
-    canvases: npt.NDArray[np.uint8],
-    rules: tuple[ScoreRule, KeepRule, Canvas],
-    *,
-    exact: bool,
+    found: Sequence[Detections], model: Detector, canvases: npt.NDArray[np.uint8], *, exact: bool
 ) -> float:
     """Return how far masks are from the reference's for the same boxes and labels."""
-    found = detections_of(engine.run({"images": canvases}), *rules)
     reference = DetectorReference(model)
     try:
         expected = reference.masks(canvases, found)

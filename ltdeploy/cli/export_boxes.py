@@ -97,6 +97,8 @@ def export_boxes(
 
 
 def _report(output: Output, exported: ExportedDetector) -> None:
+    from ltdeploy.export.detection.kept_detections import CANDIDATES
+
     from ..bundle import SELECTION
 
     manifest, checks = exported.bundle.manifest, exported.checks
@@ -131,6 +133,12 @@ def _report(output: Output, exported: ExportedDetector) -> None:
         output.say(
             f"         suppression inside the graph: scores {inside.checks.score_difference:.1e} "
             f"and boxes {inside.checks.box_difference_px:.2g} px from the predictor's"
+        )
+    if inside is not None and inside.missing:
+        output.warn(
+            f"of {inside.checks.detections:,} detections that the predictor keeps on these "
+            f"photographs the graph misses {inside.missing:,}, with scores up to "
+            f"{inside.missing_score:.2g}: it looks at {CANDIDATES:,} candidates of a photograph"
         )
     if inside is not None and inside.mask_difference is not None:
         most = manifest.detection.keep_rule().top_k if manifest.detection is not None else 0
@@ -168,12 +176,7 @@ def _result(exported: ExportedDetector) -> dict[str, Any]:
         "engines": ["onnx"],
         "lowering": exported.lowered.to_dict() if exported.lowered is not None else None,
         "checks": exported.checks.to_dict(),
-        "nms_in_graph": None
-        if exported.inside is None
-        else {
-            **exported.inside.checks.to_dict(),
-            "mask_difference": exported.inside.mask_difference,
-        },
+        "nms_in_graph": exported.inside.to_dict() if exported.inside is not None else None,
         "notes": [*manifest.source.notes, *manifest.fix.notes],
         "unreadable": len(exported.unreadable),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._optional import require
+from ..errors import UsageError
 from . import options as opt
 from .output import Output
 
@@ -24,7 +25,9 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="CKPT|BUNDLE|ONNX", help="What to look into.")],
+    path: Annotated[
+        str, typer.Argument(metavar="CKPT|BUNDLE|ONNX|BOXES.json", help="What to look into.")
+    ],
     root: opt.Root = None,
     arch: opt.Arch = None,
     classes: opt.Classes = None,
@@ -37,6 +40,9 @@ def inspect(
     interpolation: opt.Interpolation = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A page on annotated photographs.")
+    ] = None,
     json: opt.Json = None,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -46,11 +52,19 @@ def inspect(
 
     from ..verify.contenders import is_bundle
 
-    if is_bundle(path):
+    if html is None and is_bundle(path):
         from ..bundle import open_bundle
 
         _show_bundle(output, open_bundle(path))
         return
+
+    if Path(path).suffix == ".json" and Path(path).is_file():
+        from .inspect_boxes import inspect_boxes
+
+        inspect_boxes(output, path, root=root, html=html)
+        return
+    if html is not None:
+        raise UsageError(f"--html is for annotated photographs (BOXES.json), and {path} is none.")
 
     from ..datasets import read_classes
     from ..models.inspection import inspect_checkpoint

@@ -44,7 +44,10 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Root = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Where the paths of a .txt list begin.")
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Where the paths of a .txt list, or the file names of a .json, begin."
+    ),
 ]
 Engine = Annotated[
     str,

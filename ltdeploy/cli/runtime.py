@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -17,9 +18,9 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from ..errors import LtdeployError, did_you_mean
 from ..files import cancellable
-from .output import silence_stdout
+from .output import program, silence_stdout
 
-__all__ = ["ExitCode", "interrupt_is_handled", "run"]
+__all__ = ["ExitCode", "interrupt_is_handled", "interrupted", "run", "typed_with"]
 
 
 class ExitCode(IntEnum):
@@ -47,11 +48,15 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.noted = False
+        self.text = _INTERRUPTED
+        self.typed: tuple[str, ...] = ()
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
+    def heard(self, typed: Sequence[str]) -> Iterator[None]:
         """Listen while the block runs, unless somebody else listens or the shell said not to."""
         self.noted = False
+        self.text = _INTERRUPTED
+        self.typed = tuple(typed)
         ours = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -82,16 +87,28 @@ def interrupt_is_handled() -> None:
     _INTERRUPTS.noted = False
 
 
+def interrupted(text: str) -> ExitCode:
+    """Return what a command returns that was interrupted and left something, and say what."""
+    _INTERRUPTS.text = text
+    return ExitCode.INTERRUPTED
+
+
+def typed_with(option: str) -> str:
+    """Return what to type to run this command once more, with an option that it may have had."""
+    typed = _INTERRUPTS.typed
+    return shlex.join([program(), *typed, *([] if option in typed else [option])])
+
+
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; print one clear text for any error."""
     debug = "--debug" in arguments
     try:
-        with _INTERRUPTS.heard():
+        with _INTERRUPTS.heard(arguments):
             code, text = _outcome(app, arguments, debug)
     except KeyboardInterrupt:  # in the moment after the command's end
-        code, text = ExitCode.INTERRUPTED, _INTERRUPTED
+        code, text = ExitCode.INTERRUPTED, _INTERRUPTS.text
     if _INTERRUPTS.noted:  # and lost: whatever the command made of it, it was told to stop
-        code, text = ExitCode.INTERRUPTED, _INTERRUPTED
+        code, text = ExitCode.INTERRUPTED, _INTERRUPTS.text
     if text:
         print(f"ltdeploy: {text}", file=sys.stderr)
     return code
@@ -102,7 +119,7 @@ def _outcome(app: typer.Typer, arguments: Sequence[str], debug: bool) -> tuple[i
     try:
         code = app(args=list(arguments), prog_name="ltdeploy", standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # Typer swallows Ctrl-C and returns its code
-            return code, _INTERRUPTED
+            return code, _INTERRUPTS.text
         return int(code or 0), ""
     except Exit as end:
         return end.exit_code, ""
@@ -122,7 +139,7 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
     """Return the exit code of an error and its text for people."""
     match error:
         case Abort() | KeyboardInterrupt():
-            return ExitCode.INTERRUPTED, _INTERRUPTED
+            return ExitCode.INTERRUPTED, _INTERRUPTS.text
         case TyperException():
             return ExitCode.BAD_INPUT, _usage_text(error)
         case LtdeployError():

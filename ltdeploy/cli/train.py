@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ import typer
 from ..errors import UsageError
 from . import options as opt
 from .output import Output, program
-from .runtime import ExitCode
+from .runtime import ExitCode, interrupted, typed_with
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -26,16 +28,30 @@ def train(
         typer.Option(metavar="A", help="timm:NAME, torchvision:NAME, hf:FOLDER or cifar:resnet20."),
     ],
     out: Annotated[str, typer.Option(metavar="ckpt.pt", help="The checkpoint to write.")],
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per step.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Passes over the data.", show_default="90, of detectors 24"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Images per step.", show_default="64, of detectors 4"),
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="LR", help="Its highest value.")
+        float | None,
+        typer.Option(
+            metavar="LR", help="Its highest value.", show_default="0.1, of detectors 0.0005"
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Decides all that is drawn.")
     ] = None,
     canvas: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Detectors: height and width they see.")
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Detectors: height and width they see.",
+            show_default="800x1088, of those with _320 320x448",
+        ),
     ] = None,
     sampler: Annotated[
         str | None,
@@ -49,7 +65,11 @@ def train(
         bool, typer.Option("--vertical-flip", help="Detectors: where photographs have no up.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Detectors: go on with an interrupted training.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Detectors: go on from ckpt.pt.resume, which Ctrl-C writes, and each 5 minutes.",
+        ),
     ] = False,
     root: opt.Root = None,
     image_size: opt.ImageSize = None,
@@ -98,12 +118,17 @@ def train(
         size = ARCHITECTURES[check_detector_arch(arch)].canvas()
         size = replace(size, **adjusted.preprocessing_changes())
         if canvas is not None:
-            height_px, width_px = opt.canvas_size(canvas)
-            size = replace(size, height_px=height_px, width_px=width_px)
+            size = _resized(size, canvas)
         told["repeat_threshold"] = None if sampler is None else parse_sampler(sampler)
         told |= {"proposals": proposals, "vertical_flip": vertical_flip}
         return _train_detector(data, arch, out, root, told, size, resume, output)
 
+    if Path(data).suffix.lower() == ".json":
+        raise UsageError(
+            f"--data is {data!r}, and a COCO or LVIS json of boxes needs a detector's "
+            f"architecture; --arch is {arch!r}. Give one, for example "
+            "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn."
+        )
     from ..datasets import open_dataset
     from ..models.architectures import default_preprocessing
     from ..models.options import adjust_preprocessing
@@ -121,7 +146,15 @@ def train(
     ).preprocessing_changes()
     dataset = open_dataset(data, root=root, split="train")
     preprocessing = adjust_preprocessing(default_preprocessing(arch), changes)
-    done = fit(dataset, arch, options, out, preprocessing=preprocessing, tracker=output.track)
+    done = fit(
+        dataset,
+        arch,
+        options,
+        out,
+        preprocessing=preprocessing,
+        tracker=output.track,
+        tell=_line(output),
+    )
     output.left_out(done.unreadable)
     output.say(
         f"Trained {arch} on {len(dataset) - len(done.unreadable)} images of {len(done.classes)} "
@@ -146,6 +179,24 @@ def train(
     return ExitCode.BAD_INPUT if done.unreadable else ExitCode.OK
 
 
+def _line(output: Output) -> Callable[[str], None]:
+    """Return what prints a line on stderr where no bar is drawn."""
+
+    def tell(text: str) -> None:
+        if not (output.quiet or sys.stderr.isatty()):
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _resized(canvas: Canvas, text: str) -> Canvas:
+    height_px, width_px = opt.canvas_size(text)
+    try:
+        return replace(canvas, height_px=height_px, width_px=width_px)
+    except UsageError as error:
+        raise UsageError(f"--canvas is {text!r}: {error}") from None
+
+
 def _is_detector(arch: str) -> bool:
     from ..models.detectors.design import FAMILIES
 
@@ -167,18 +218,36 @@ def _train_detector(
     from ..datasets.coco_json import read_boxes
     from ..training.box_schedule import BoxTrainOptions
     from ..training.boxes import train_detector
+    from ..training.interrupts import TrainingInterrupted
+    from ..training.resume import check_resume, resume_path
 
     if Path(data).suffix != ".json":
         raise UsageError(
             f"--data is {data!r}; expected the COCO or LVIS .json of boxes that {arch} learns."
         )
+    goes_on = check_resume(out, resume=resume)  # before the data are read
     dataset = read_boxes(Path(data), None if root is None else Path(root))
     for note in dataset.notes:
         output.say(f"Note     {note}")
     options = BoxTrainOptions(**told)
-    done = train_detector(
-        dataset, arch, options, out, canvas=canvas, resume=resume, tracker=output.track
-    )
+    if resume and not goes_on:
+        output.say(f"Note     There is no {resume_path(out)} to go on with; it starts anew.")
+    try:
+        done = train_detector(
+            dataset,
+            arch,
+            options,
+            out,
+            canvas=canvas,
+            resume=resume,
+            tracker=output.track,
+            tell=_line(output),
+        )
+    except TrainingInterrupted as stop:
+        return interrupted(
+            f"Interrupted after step {stop.step} of {stop.steps}; go on with: "
+            f"{typed_with('--resume')}"
+        )
     output.left_out(done.unreadable)
     again = f", {done.resumed_from} of them before it was interrupted" if done.resumed_from else ""
     images = len(dataset) - len(done.unreadable)

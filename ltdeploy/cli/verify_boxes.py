@@ -12,7 +12,7 @@ from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..verify.boxes import BoxGroupResult, BoxVerifyResult, MatchedBy
+    from ..verify.boxes import MatchedBy
 
 __all__ = ["verify_boxes"]
 
@@ -43,7 +43,7 @@ def verify_boxes(
     """
     from ..bundle import attach
     from ..datasets import open_boxes
-    from ..verify.boxes import render_box_report, sentence, verify_detector
+    from ..verify.boxes import box_rows, render_box_report, sentence, verify_detector
 
     done = verify_detector(
         bundle,
@@ -58,11 +58,8 @@ def verify_boxes(
     )
     result = done.result
     output.json({**result.to_dict(), "provenance": done.provenance})
-    header = (
-        "", "classes", "images", "AP unfixed", "reference", "candidate", "difference", "AP50",
-        "lost", "new", "verdict",
-    )  # fmt: skip
-    output.table(header, [*_rows(result)])
+    header, *rows = box_rows(result)
+    output.table(header, rows)
     if "Note" in done.provenance:
         output.warn(done.provenance["Note"])
     output.left_out(done.unreadable)
@@ -72,6 +69,14 @@ def verify_boxes(
             f"{numbered(len(result.without_objects), 'class', 'classes')} in no photograph of "
             f"{done.dataset.name}, not tested: {names}"
             f"{' …' if len(result.without_objects) > 10 else ''}"
+        )
+    table = bundle.classes
+    if not len(table.members(table.rule.names[-1])):
+        rarest = min(range(len(table)), key=table.counts.__getitem__)
+        output.warn(
+            f"no class is in the group {table.rule.names[-1]}: the rarest, {table.names[rarest]}, "
+            f"has {table.counts[rarest]:,} training images and is in {table.groups[rarest]}. See "
+            "each class's own figures in the report."
         )
     output.say(f"Measured {done.provenance['Candidate']}, against {done.provenance['Reference']}")
     output.say(f"{result.verdict.upper()}  {sentence(result)}")
@@ -100,32 +105,3 @@ def _matched_by(by: str | None) -> MatchedBy:
     raise UsageError(
         f"--by is {by!r}; expected boxes or masks.{did_you_mean(by, ('boxes', 'masks'))}"
     )
-
-
-def _rows(result: BoxVerifyResult) -> list[tuple[str, ...]]:
-    groups = [(name, g) for name, g in result.groups.items() if g.classes]
-    return [_row(name, group) for name, group in [*groups, ("overall", result.overall)]]
-
-
-def _row(name: str, group: BoxGroupResult) -> tuple[str, ...]:
-    difference = "no objects"
-    if group.difference is not None:
-        difference = f"{group.difference:+.2f} [{group.ci_low:+.2f}, {group.ci_high:+.2f}]"
-    measured = f"{group.measured} of {group.classes}"
-    return (
-        name,
-        str(group.classes) if group.measured == group.classes else measured,
-        f"{group.images:,}",
-        _number(group.unfixed),
-        _number(group.reference),
-        _number(group.candidate),
-        difference.replace("-", "−"),
-        _number(group.candidate_ap50),
-        str(group.lost),
-        str(group.new),
-        group.verdict or "",
-    )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -95,6 +95,7 @@ def inside_photographs(
     boxes = np.clip(given, 0, most).astype(np.float32)
     # In float32 already: a box that loses its area only there must not reach anyone either.
     flat = box_area(given.astype(np.float32)) <= 0
+    narrow, low = (sides < 0).T
     outside = ~flat & (box_area(boxes) <= 0)
     kept = ~flat & ~outside
     reach_px = np.maximum(-given, given - most).max(axis=1, initial=0.0)
@@ -103,7 +104,10 @@ def inside_photographs(
     ids, notes = annotations.ids, []
     furthest = f"{reach_px[cut].max(initial=0.0):.3g} px"
     for which, what in (
-        (flat, "no area and {were} left out"),
+        (narrow & low, "a negative width and height and {were} left out"),
+        (narrow & ~low, "a negative width and {were} left out"),
+        (low & ~narrow, "a negative height and {were} left out"),
+        (flat & ~narrow & ~low, "no area and {were} left out"),
         (outside, "no part inside {their} photograph and {were} left out"),
         (cut, f"parts up to {furthest} outside {{their}} photograph and {{were}} cut"),
         (kept & np.isnan(annotations.area), "no 'area'; that of the box itself is taken"),

@@ -67,7 +67,8 @@ class TrainCanvases:
     Attributes
     ----------
     readable : array of shape (N,), int64: positions in the data set of what could be read.
-    unreadable : name and reason of each photograph that could not; it is left out.
+    unreadable : name and reason of each photograph that could not, or whose masks are not where its
+        boxes are; it is left out.
     hashes : array of shape (N,), uint64: the fingerprints of the canvases.
 
     Raises
@@ -97,9 +98,9 @@ class TrainCanvases:
         def read(index: int) -> npt.NDArray[np.uint8] | ImageError:
             try:
                 pixels = canvas.prepare(dataset.load(index))[0]
+                self._objects(index)  # refuses what it cannot read
             except ImageError as error:
                 return error
-            self._objects(index)  # refuses what it cannot read
             return pixels
 
         done = _ahead(read, range(len(dataset)))

@@ -16,7 +16,8 @@ from ..images import normalise
 from ..progress import Tracker
 from .box_batches import BoxSample, TrainCanvases, flip
 from .box_schedule import BoxTrainOptions, Step, stream
-from .loop import TrainOptions, learning_rate
+from .interrupts import HeldBack, TrainingInterrupted
+from .loop import Tell, TrainOptions, epoch_line, learning_rate
 from .resume import Progress, State
 
 if TYPE_CHECKING:
@@ -82,10 +83,18 @@ def fit(
     plan: Sequence[Step],
     state: State,
     options: BoxTrainOptions,
+    held: HeldBack,
     tracker: Tracker,
+    tell: Tell | None,
     arch: str,
 ) -> tuple[Progress, int]:
-    """Run the steps that are left; return how it went, and how many had been done before."""
+    """Run the steps that are left; return how it went, and how many had been done before.
+
+    Raises
+    ------
+    TrainingInterrupted
+        If Ctrl-C was pressed, or the tracker raised :exc:`KeyboardInterrupt`, after a step.
+    """
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,24 +108,38 @@ def fit(
     left = plan[progress.step :]
     resumed_from = progress.step
     shown = tracker(batches.deal(left, device), total=len(left), label=f"Training {arch}")
-    written = time.monotonic()
-    for step, (inputs, targets) in zip(left, shown, strict=True):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step.number, len(plan), schedule)
-        losses: dict[str, Tensor] = module(inputs, targets)
-        total = torch.stack(list(losses.values())).sum()
-        _check_finite("loss", float(total.detach()), step, options, arch)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        # The last step has no next loss to show that it went wrong.
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip_norm)
-        _check_finite("gradient's norm", float(norm), step, options, arch)
-        optimiser.step()
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        progress.add(step.epoch, values | {"total": float(total.detach())})
-        if time.monotonic() - written >= state.every_s:
+    written = began = time.monotonic()
+    try:
+        for step, (inputs, targets) in zip(left, shown, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step.number, len(plan), schedule)
+            losses: dict[str, Tensor] = module(inputs, targets)
+            total = torch.stack(list(losses.values())).sum()
+            _check_finite("loss", float(total.detach()), step, options, arch)
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            # The last step has no next loss to show that it went wrong.
+            norm = torch.nn.utils.clip_grad_norm_(module.parameters(), options.clip_norm)
+            _check_finite("gradient's norm", float(norm), step, options, arch)
+            optimiser.step()
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            progress.add(step.epoch, values | {"total": float(total.detach())})
+            now = time.monotonic()
+            if progress.step == len(plan) or plan[progress.step].epoch > step.epoch:
+                if tell is not None:
+                    loss = progress.means()[step.epoch]["total"]
+                    tell(epoch_line(step.epoch, options.epochs, loss, now - began))
+                began = now
+            held.release()
+            if now - written >= state.every_s:
+                state.write(module, optimiser, progress)
+                written = time.monotonic()
+    except KeyboardInterrupt:  # never in the midst of a step: there Ctrl-C is held back
+        if not progress.step:
+            raise
+        if progress.step > resumed_from:
             state.write(module, optimiser, progress)
-            written = time.monotonic()
+        raise TrainingInterrupted(progress.step, len(plan), state.path) from None
     module.eval().to("cpu").to(memory_format=torch.contiguous_format)
     return progress, resumed_from
 

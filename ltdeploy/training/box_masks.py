@@ -12,7 +12,7 @@ from .._optional import require
 from ..arrays import FloatArray
 from ..canvas import Canvas, Placement
 from ..datasets.boxes import BoxDataset
-from ..errors import DataError
+from ..errors import DataError, ImageError
 
 __all__ = ["check_outlined", "object_masks"]
 
@@ -76,7 +76,9 @@ def object_masks(
     Raises
     ------
     DataError
-        If a segmentation cannot be read, or does not touch its box; the text names its annotation.
+        If a segmentation cannot be read; the text names its annotation.
+    ImageError
+        If one does not touch its box: the photograph is none to learn from.
     """
     width_px, height_px = dataset.size_px(index)
     placement = canvas.place(height_px, width_px)
@@ -98,7 +100,7 @@ def object_masks(
             # A pixel around it: drawing rounds.
             if not mask[max(y1 - 1, 0) : y2 + 1, max(x1 - 1, 0) : x2 + 1].any():
                 corners = ", ".join(f"{side:.4g}" for side in placement.to_original(box))
-                raise DataError(
+                raise ImageError(
                     f"{where} has a segmentation wholly outside its box [{corners}]; expected both "
                     "on one object, in the photograph as it is shown (EXIF orientation applied). "
                     "Correct it, or leave it out of the file."

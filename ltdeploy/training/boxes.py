@@ -33,7 +33,9 @@ from .box_loop import Batches, fit
 from .box_masks import check_outlined
 from .box_schedule import BoxTrainOptions, plan_steps
 from .checkpointing import TrainData, save_detector_checkpoint
-from .resume import State, resume_path
+from .interrupts import hold_back
+from .loop import Tell
+from .resume import State, check_resume, resume_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,10 +83,12 @@ def train_detector(
     resume: bool = False,
     keep_every_s: float = 300.0,
     tracker: Tracker = silent,
+    tell: Tell | None = None,
 ) -> BoxTrainResult:
     """Train a detector on a data set and write its checkpoint to ``out``.
 
-    What an interrupted training needs to go on is kept in ``out.resume`` until the end.
+    What an interrupted training needs to go on is kept in ``out.resume`` until the end. Ctrl-C
+    lets the step under way end, and writes it.
 
     Parameters
     ----------
@@ -95,8 +99,9 @@ def train_detector(
         None means cross-entropy.
     trained_with : the name of ``class_loss``, for the checkpoint.
     resume : go on with the interrupted training of the same name; where there is none, start.
-    keep_every_s : how much time an interruption may cost.
+    keep_every_s : how much time an interruption may cost that is no Ctrl-C: a power cut, a kill.
     tracker : shows progress, one item per step.
+    tell : takes a sentence at the end of each epoch.
 
     Raises
     ------
@@ -104,22 +109,21 @@ def train_detector(
         If no image can be read, none has a box, or a Mask R-CNN's objects lack segmentations.
     UsageError
         For an architecture that cannot be trained, a class loss that does not suit it or has no
-        name, an interrupted training that would be overwritten or differs, or a loss that stops
-        being a number.
+        name, a canvas smaller than a cell of its coarsest level, an interrupted training that would
+        be overwritten or differs, a finished one to go on with, or a loss that stops being a
+        number.
     CheckpointError
         If a file cannot be written, or the interrupted training cannot be read.
+    TrainingInterrupted
+        On Ctrl-C after a step; :exc:`KeyboardInterrupt` before the first.
     """
     torch = require("torch", extra="torch", purpose="train")
     started = time.perf_counter()
     architecture = _trainable(arch, class_loss, trained_with, options)
     is_rcnn = architecture.kind in RCNN_KINDS
     size = canvas or architecture.canvas()
-    path = resume_path(out)
-    if path.exists() and not resume:
-        raise UsageError(
-            f"{path} holds an interrupted training. Go on with it by adding --resume, or delete it "
-            "to start anew."
-        )
+    _check_canvas(size, arch)
+    check_resume(out, resume=resume)
     with_masks = DESIGNS[check_detector_arch(arch)].family == "maskrcnn"
     if with_masks:
         check_outlined(dataset, instead=arch.replace("maskrcnn", "fasterrcnn"))
@@ -136,29 +140,32 @@ def train_detector(
         "class_names": list(classes.names),
         "data": _digest(dataset, images, with_masks),
     }
+    path = resume_path(out)
     # The caller's random state is left as it was.
-    with torch.random.fork_rng():
+    with hold_back() as held, torch.random.fork_rng():
         torch.manual_seed(options.seed)
         module = build_detector(arch, len(classes), size)
         with _trained_by(module, is_rcnn, class_loss, options.proposals):
             state = State(path, run, keep_every_s)
             # torchvision's R-CNNs keep label 0 for the background, its other detectors do not.
             batches = Batches(images, size, options, first_label=int(is_rcnn))
-            progress, resumed_from = fit(module, batches, plan, state, options, tracker, arch)
-    save_detector_checkpoint(
-        out,
-        module.state_dict(),
-        arch=arch,
-        classes=classes,
-        instances=instances,
-        canvas=size,
-        trained_with=loss_name,
-        sampler=_sampler(options),
-        epochs=options.epochs,
-        seed=options.seed,
-        train_data=TrainData(dataset.name, len(images.readable), images.hashes),
-    )
-    path.unlink(missing_ok=True)
+            progress, resumed_from = fit(
+                module, batches, plan, state, options, held, tracker, tell, arch
+            )
+        save_detector_checkpoint(
+            out,
+            module.state_dict(),
+            arch=arch,
+            classes=classes,
+            instances=instances,
+            canvas=size,
+            trained_with=loss_name,
+            sampler=_sampler(options),
+            epochs=options.epochs,
+            seed=options.seed,
+            train_data=TrainData(dataset.name, len(images.readable), images.hashes),
+        )
+        path.unlink(missing_ok=True)
     return BoxTrainResult(
         Path(out),
         classes,
@@ -191,6 +198,17 @@ def _trainable(
             "'seesaw': fixes must know whether the loss corrected for the class counts already."
         )
     return architecture
+
+
+def _check_canvas(canvas: Canvas, arch: str) -> None:
+    # The last level of an R-CNN's pyramid has stride 64, that of a one-stage detector's 128.
+    least_px = 128 if DESIGNS[check_detector_arch(arch)].is_one_stage else 64
+    if min(canvas.height_px, canvas.width_px) < least_px:
+        raise UsageError(
+            f"The canvas is {canvas.height_px}x{canvas.width_px}; expected both sides to be "
+            f"{least_px} pixels or more, one cell of the coarsest level at which {arch} looks for "
+            "objects. Give a larger --canvas, like 320x448."
+        )
 
 
 def _trained_by(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,9 @@ from .checkpointing import TrainData, save_checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TrainOptions", "TrainResult", "learning_rate", "train"]
+__all__ = ["Tell", "TrainOptions", "TrainResult", "epoch_line", "learning_rate", "train"]
+
+Tell = Callable[[str], None]
 
 TRAINED_WITH = "cross_entropy"
 
@@ -106,6 +108,7 @@ def train(
     *,
     preprocessing: Preprocessing | None = None,
     tracker: Tracker = silent,
+    tell: Tell | None = None,
 ) -> TrainResult:
     """Train a network on a data set and write its checkpoint to ``out``.
 
@@ -115,6 +118,7 @@ def train(
         random.
     preprocessing : what an image becomes before augmentation; None means the architecture's own.
     tracker : shows progress, one item per step.
+    tell : takes a sentence at the end of each epoch.
 
     Raises
     ------
@@ -141,7 +145,7 @@ def train(
         side_px = size.height_px if size.height_px == size.width_px else None
         module = architectures.build(arch, len(names), image_size_px=side_px)
         images = TrainImages(dataset, size, tracker=tracker)
-        losses, accuracy = _fit(module, images, len(dataset), size, options, tracker, arch)
+        losses, accuracy = _fit(module, images, len(dataset), size, options, tracker, tell, arch)
     # Only now is every image known that could not be read: large data sets are read as they go.
     counts = np.bincount(dataset.labels[images.readable], minlength=len(names))
     classes = ClassTable.from_counts(counts.tolist(), names)
@@ -179,6 +183,17 @@ def learning_rate(step: int, steps: int, options: TrainOptions) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def epoch_line(epoch: int, epochs: int, loss: float, seconds: float) -> str:
+    """Return what is said at the end of an epoch, counted from 0.
+
+    Examples
+    --------
+    >>> epoch_line(0, 24, 1.5, 61.2)
+    'Epoch 1 of 24: loss 1.500, 61.2 s'
+    """
+    return f"Epoch {epoch + 1} of {epochs}: loss {loss:.3f}, {seconds:.1f} s"
+
+
 def _fit(
     module: nn.Module,
     images: TrainImages,
@@ -186,6 +201,7 @@ def _fit(
     preprocessing: Preprocessing,
     options: TrainOptions,
     tracker: Tracker,
+    tell: Tell | None,
     arch: str,
 ) -> tuple[list[float], float]:
     """Run all epochs; return the mean loss of each and the last one's accuracy in percent."""
@@ -210,8 +226,12 @@ def _fit(
 
     def batches() -> Iterator[tuple[int, Batch]]:
         for epoch in range(options.epochs):
+            began = time.monotonic()
             for batch in images.deal(random, options.batch_size):
                 yield epoch, batch
+            if tell is not None and len(losses) > epoch:
+                seconds = time.monotonic() - began
+                tell(epoch_line(epoch, options.epochs, losses[epoch], seconds))
 
     shown = tracker(batches(), total=steps, label=f"Training {arch}")
     for step, (epoch, batch) in enumerate(shown):

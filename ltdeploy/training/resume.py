@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-__all__ = ["Progress", "State", "resume_path"]
+__all__ = ["Progress", "State", "check_resume", "resume_path"]
 
 _SCHEMA = 1
 _KEY = "ltdeploy_training"
@@ -56,6 +56,33 @@ class Progress:
 def resume_path(out: str | os.PathLike[str]) -> Path:
     """Return where the state of an unfinished training stands: ``ckpt.pt.resume``."""
     return Path(f"{os.fspath(out)}.resume")
+
+
+def check_resume(out: str | os.PathLike[str], *, resume: bool) -> bool:
+    """Return whether there is an interrupted training of this name to go on with.
+
+    Parameters
+    ----------
+    out : the checkpoint that is to be written.
+    resume : whether it was asked to go on.
+
+    Raises
+    ------
+    UsageError
+        If an interrupted training would be overwritten, or a finished one gone on with.
+    """
+    path = resume_path(out)
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path} holds an interrupted training. Go on with it by adding --resume, or delete it "
+            "to start anew."
+        )
+    if resume and not path.exists() and Path(out).exists():
+        raise UsageError(
+            f"{os.fspath(out)} is finished: there is no {path} to go on with. Use it as it is, or "
+            "leave --resume out to train anew and replace it."
+        )
+    return path.exists()
 
 
 @dataclass(frozen=True)

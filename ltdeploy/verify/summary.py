@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..errors import numbered
 from .result import ClassResult, GroupResult, VerifyResult, counted, name_some, sentence, signed
 
-__all__ = ["WORST_CLASSES", "group_rows", "summarise", "worst_classes"]
+__all__ = ["WORST_CLASSES", "aligned", "group_rows", "summarise", "worst_classes"]
 
 WORST_CLASSES = (
     "Classes that lost more images than they won, the surest first; q is the chance of it if "
@@ -52,7 +52,7 @@ def worst_classes(result: VerifyResult, most: int = 10) -> tuple[ClassResult, ..
     return tuple(order[:most])
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay cells out in columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
@@ -76,7 +76,7 @@ def summarise(
     most : classes and flips to list at most.
     identifier : turns an image's index into its name in the data set; the index where absent.
     """
-    lines = [sentence(result), "", *_aligned(group_rows(result))]
+    lines = [sentence(result), "", *aligned(group_rows(result))]
     worst = worst_classes(result, most)
     if worst:
         rows = [("class", "group", "images", "reference", "candidate", "lost", "won", "q")]
@@ -93,7 +93,7 @@ def summarise(
             )
             for c in worst
         ]
-        lines += ["", WORST_CLASSES, *_aligned(rows)]
+        lines += ["", WORST_CLASSES, *aligned(rows)]
     if result.flipped:
         names = [c.name for c in result.classes]
         # Lost images first: they are what a reader looks for.

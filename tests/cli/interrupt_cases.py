@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer
 
 from ltdeploy.cli.main import app
 from ltdeploy.cli.output import Output, write_text
-from ltdeploy.cli.runtime import interrupt_is_handled, run
+from ltdeploy.cli.runtime import interrupt_is_handled, interrupted, run, typed_with
 from ltdeploy.files import write_whole
+from ltdeploy.training.interrupts import hold_back
 
 Press = Callable[[], None]
 
@@ -130,6 +132,86 @@ def test_a_command_that_catches_it_may_write_what_it_has(tmp_path: Path) -> None
 
     assert run(command(body), []) == 130
     assert (tmp_path / "rows.txt").read_text() == "so far"
+
+
+def test_a_command_says_what_it_left_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def body(name: str = "", resume: bool = False) -> int:
+        try:
+            press()
+        except KeyboardInterrupt:
+            interrupt_is_handled()
+            return interrupted(f"Half is done; go on with: {typed_with('--resume')}")
+        return 0
+
+    go_on = "ltdeploy: Half is done; go on with: ltdeploy --name 'a b' --resume\n"
+    for more in ([], ["--resume"]):
+        assert run(command(body), ["--name", "a b", *more]) == 130
+        assert capsys.readouterr().err == go_on
+    assert run(command(press), []) == 130  # the next command has a word of its own
+    assert capsys.readouterr().err == "ltdeploy: Interrupted; nothing was half-written.\n"
+
+
+def test_what_is_held_back_is_heard_at_the_next_release() -> None:
+    reached = []
+
+    def steps() -> None:
+        with hold_back() as held:
+            held.release()
+            press()
+            press()
+            reached.append("end of the step")
+            held.release()
+            reached.append("next step")
+
+    with pytest.raises(KeyboardInterrupt):
+        steps()
+    assert reached == ["end of the step"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):  # the control
+        press()
+
+
+def test_what_is_held_back_to_the_end_is_heard_there_and_noted() -> None:
+    reached = []
+
+    def body() -> None:
+        with hold_back():
+            press()
+            reached.append("within")
+        reached.append("after")
+
+    assert run(command(body), []) == 130
+    assert reached == ["within"]
+
+
+def test_an_error_of_what_is_held_back_comes_first() -> None:
+    def step() -> None:
+        with hold_back():
+            press()
+            raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        step()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_is_held_back_elsewhere() -> None:
+    def body() -> None:
+        with hold_back() as held:
+            held.release()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with hold_back() as held:
+            press()
+            held.release()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_outside_of_a_command_nothing_is_cancelled(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def test_boxes_that_reach_out_are_cut_and_those_without_a_part_left_are_named(
     assert dataset.truth(1).area.tolist() == [200]
     assert dataset.truth(2).area.tolist() == [200]
     assert dataset.notes == (
-        "3 of 8 boxes have no area and were left out: annotations 13, 14, 15.",
+        "1 of 8 boxes has a negative height and was left out: annotation 14.",
+        "2 of 8 boxes have no area and were left out: annotations 13, 15.",
         "1 of 8 boxes has no part inside its photograph and was left out: annotation 12.",
         "1 of 8 boxes has parts up to 12 px outside its photograph and was cut: annotation 11.",
         "1 of 8 boxes has no 'area'; that of the box itself is taken: annotation 5.",

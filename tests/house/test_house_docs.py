@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx_detector_samples as detectors
 import pytest
 from PIL import Image
 
+from ltdeploy.datasets.labels import read_class_csv
+from ltdeploy.export.detection.detector_export import export_detector
 from ltdeploy.manifest import Manifest
+from ltdeploy.models.detectors.onnx_detector import OnnxDetector
+from ltdeploy.models.detectors.onnx_mapping import read_mapping
+from ltdeploy.models.loading import load_model
+from ltdeploy.models.options import LoadOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -51,6 +58,17 @@ def test_a_dead_link_is_seen(tmp_path: Path) -> None:
     assert dead_links(page) == ["gone.png", "../no.md"]
 
 
+def detector_bundle(folder: Path) -> Path:
+    """Return a detector's bundle, with annotated photographs `boxes.json` beside it."""
+    data = detectors.write_all(folder, batch="n")
+    data.rename(folder / "boxes.json")
+    classes = LoadOptions(classes=read_class_csv(folder / "classes.csv"))
+    told = read_mapping(folder / "outputs.json")
+    model = load_model(folder / "y.onnx", options=classes, outputs=told)
+    assert isinstance(model, OnnxDetector)
+    return export_detector(model, [], folder / "made.ltd").bundle.path
+
+
 def python_examples() -> list[tuple[str, str]]:
     """Return every Python block of README and docs with a name."""
     return [
@@ -64,8 +82,10 @@ def python_examples() -> list[tuple[str, str]]:
 def test_python_examples_run(
     name: str, code: str, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    of_detectors = name.startswith("docs/detection.md")
+    bundled = detector_bundle(tmp_path) if of_detectors else bundle_path
     for bundle in re.findall(r'"([\w/]+\.ltd)"', code):
-        shutil.copytree(bundle_path, tmp_path / bundle, dirs_exist_ok=True)
+        shutil.copytree(bundled, tmp_path / bundle, dirs_exist_ok=True)
     rng = np.random.default_rng(0)
     for photo in re.findall(r'"([\w/]+\.jpg)"', code):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / photo)

@@ -16,6 +16,7 @@ from ltdeploy.canvas import Canvas
 from ltdeploy.errors import CheckpointError
 from ltdeploy.models.detectors.architectures import Kind
 from ltdeploy.models.detectors.detector import Detector, load_detector
+from ltdeploy.models.detectors.detectron2_layout import read_config
 from ltdeploy.models.detectors.detectron2_settings import keep_rule_of, require_known
 from ltdeploy.models.detectors.foreign_settings import require_followed
 from ltdeploy.postprocess import KeepRule
@@ -228,3 +229,16 @@ def test_only_whole_tables_refuse_what_they_lack() -> None:
     require_followed({"a": [1, [2.0]], "b": None}, {"a": ((1, (2,)),), "b": (5,)}, "x", whole=True)
     with pytest.raises(CheckpointError, match=r"a\.1\.b = 2; computed here is 1"):
         require_followed({"a": [{"b": 1}, {"b": 2}]}, {"a": {"b": (1,)}}, "x", whole=True)
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "config.yaml").write_text("\n".join([*lines, "MODEL: {FPN: {NORM: *a8}}"]))
+    with pytest.raises(CheckpointError, match="81 aliases, expected at most"):
+        read_config(tmp_path / "model.pth")
+    (tmp_path / "config.yaml").write_text("a: &a [1]\nMODEL: {FPN: {NORM: *a}}")
+    assert read_config(tmp_path / "model.pth")["MODEL"] == {"FPN": {"NORM": [1]}}
+    (tmp_path / "config.yaml").write_text("MODEL: {}\n#" + "x" * (1 << 20))
+    with pytest.raises(CheckpointError, match="characters"):
+        read_config(tmp_path / "model.pth")

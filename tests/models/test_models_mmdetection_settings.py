@@ -414,3 +414,8 @@ def test_a_head_that_learnt_by_sigmoids_is_scored_as_mmdetection_scores_it(tmp_p
     logits = np.array([[1.0, -2.0, 0.5, 2.0]], dtype=np.float32)
     wanted = torch.from_numpy(logits).softmax(dim=1)[:, :3].numpy()
     assert model.score_rule.scores(logits) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_no_suppression_at_all_is_not_taken_for_the_default() -> None:
+    with pytest.raises(ValueError, match=r"nms is None, expected settings"):
+        keep_rule_of({"test_cfg": {"rcnn": {"nms": None}}}, "rcnn", [])

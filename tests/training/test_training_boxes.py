@@ -83,7 +83,8 @@ def test_it_learns_and_the_checkpoint_says_all(tmp_path: Path) -> None:
 def test_detectors_without_a_background_take_labels_as_they_are(tmp_path: Path, name: str) -> None:
     # One class: a label that were moved up by one would be outside the head.
     data = drawn([(RED,), ()], ("red",))
-    result = fit(tmp_path / "x.pt", data, arch=f"torchvision:{name}", epochs=1)
+    canvas = Canvas(128, 128)
+    result = fit(tmp_path / "x.pt", data, arch=f"torchvision:{name}", epochs=1, canvas=canvas)
     assert np.isfinite(result.losses[0]["total"])
     told = torch.load(tmp_path / "x.pt", weights_only=True)["ltdeploy"]
     assert (told["train_counts"], told["trained_with"]) == ([1], "focal")

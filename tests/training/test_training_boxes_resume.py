@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_boxes import HELD, after, drawn, fit
+from drawn_boxes import HELD, RED, after, drawn, fit
 
+from ltdeploy.canvas import Canvas
 from ltdeploy.errors import CheckpointError, UnsafeCheckpointError, UsageError
-from ltdeploy.training.resume import Progress, State, resume_path
+from ltdeploy.training.boxes import BoxTrainResult
+from ltdeploy.training.interrupts import TrainingInterrupted
+from ltdeploy.training.resume import Progress, State, check_resume, resume_path
 
 torch = pytest.importorskip("torch")
+
+from ltdeploy.models.detectors.architectures import build_detector  # noqa: E402
 
 # The second step is in the middle of the first of two epochs.
 _DIE = """
@@ -28,6 +33,29 @@ torch.set_num_threads(1)
 from pathlib import Path
 from drawn_boxes import HELD, after, drawn, fit, kill
 fit(Path(sys.argv[2]), drawn(HELD[:6]), keep_every_s=0, tracker=after(2, kill))
+"""
+
+# Ctrl-C in the midst of the second step: gradients are there, the weights are the old ones.
+_PRESS = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from drawn_boxes import HELD, drawn, fit
+clip, calls = torch.nn.utils.clip_grad_norm_, []
+def press(*arguments):
+    calls.append(arguments)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return clip(*arguments)
+torch.nn.utils.clip_grad_norm_ = press
+try:
+    fit(Path(sys.argv[2]), drawn(HELD[:6]))
+except KeyboardInterrupt as stop:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print(type(stop).__name__, stop.step, stop.steps, stop.path.name)
 """
 
 
@@ -44,14 +72,33 @@ def weights(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(module_folder: Path) -> BoxTrainResult:
+    """Return the training that nobody interrupts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = fit(module_folder / "whole.pt", drawn(HELD[:6]))
+    torch.set_num_threads(threads)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [(_DIE, -signal.SIGKILL, ""), (_PRESS, 0, "TrainingInterrupted 2 6 x.pt.resume\n")],
+    ids=["killed", "interrupted"],
+)
+def test_a_training_that_ended_goes_on_to_the_same_weights(
+    tmp_path: Path, whole: BoxTrainResult, script: str, code: int, said: str
+) -> None:
     data = drawn(HELD[:6])
-    whole = fit(tmp_path / "whole.pt", data)
-    path = tmp_path / "killed.pt"
-    command = [sys.executable, "-c", _DIE, str(Path(__file__).parent), str(path)]
-    died = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    assert died.returncode == -signal.SIGKILL
-    assert [entry.name for entry in tmp_path.glob("killed*")] == ["killed.pt.resume"]
+    path = tmp_path / "x.pt"
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    died = subprocess.run(
+        command, env=environment, check=False, stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    assert (died.returncode, died.stdout) == (code, said)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.pt.resume"]
     left = torch.load(resume_path(path), weights_only=True)
 
     torch.manual_seed(99)  # where the caller's random state is must not matter
@@ -78,11 +125,69 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_nothing_to_resume_is_a_start_and_nothing_is_kept_before_its_time(tmp_path: Path) -> None:
+def test_what_is_interrupted_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    with pytest.raises(KeyboardInterrupt):
-        fit(path, resume=True, tracker=after(1, _interrupt))
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(path, resume=True, tracker=after(0, _interrupt))
+    assert not isinstance(raised.value, TrainingInterrupted)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(TrainingInterrupted, match=r"after step 1 of 8; .*x\.pt\.resume"):
+        fit(path, tracker=after(1, _interrupt))  # the control
+    before = resume_path(path).read_bytes()
+    with pytest.raises(TrainingInterrupted, match="after step 1 of 8"):
+        fit(path, resume=True, tracker=after(0, _interrupt))
+    assert resume_path(path).read_bytes() == before
+
+
+def test_a_state_is_written_when_its_time_has_come_and_not_before(tmp_path: Path) -> None:
+    class Died(Exception):
+        """Unlike Ctrl-C, nothing that a training could answer."""
+
+    def die() -> None:
+        raise Died
+
+    for every_s, kept in ((300.0, []), (0.0, ["x.pt.resume"])):
+        with pytest.raises(Died):
+            fit(tmp_path / "x.pt", keep_every_s=every_s, tracker=after(1, die))
+        assert [entry.name for entry in tmp_path.iterdir()] == kept
+
+
+def test_a_finished_training_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    assert not check_resume(path, resume=True)  # nothing there: a start
+    path.write_bytes(b"hours of work")
+    with pytest.raises(UsageError, match=r"x\.pt is finished.*leave --resume out"):
+        fit(path, resume=True)
+    assert path.read_bytes() == b"hours of work"
+    assert not check_resume(path, resume=False)
+    resume_path(path).touch()  # of a training that is to replace it
+    assert check_resume(path, resume=True)
+
+
+def test_each_epoch_is_told_with_its_mean_loss(tmp_path: Path) -> None:
+    told: list[str] = []
+    done = fit(tmp_path / "x.pt", drawn(HELD[:4]), epochs=2, tell=told.append)
+    assert [line.partition(",")[0] for line in told] == [
+        f"Epoch {epoch + 1} of 2: loss {one['total']:.3f}" for epoch, one in enumerate(done.losses)
+    ]
+    assert all(line.endswith(" s") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("arch", "least_px"),
+    [("fasterrcnn_mobilenet_v3_small_320_fpn", 64), ("retinanet_mobilenet_v3_small_fpn", 128)],
+)
+def test_a_canvas_is_no_smaller_than_a_cell(tmp_path: Path, arch: str, least_px: int) -> None:
+    module = build_detector(f"torchvision:{arch}", 1).eval()
+    levels = module.backbone(torch.zeros(1, 3, 256, 256))
+    assert 256 // min(level.shape[-1] for level in levels.values()) == least_px
+    data = drawn([(RED,), (RED,)], ("red",))
+    options = {"arch": f"torchvision:{arch}", "epochs": 1}
+    for height_px, width_px in ((least_px - 1, least_px), (least_px, 1)):
+        text = f"canvas is {height_px}x{width_px}; expected both sides to be {least_px} pixels"
+        with pytest.raises(UsageError, match=rf"{text} .*--canvas"):
+            fit(tmp_path / "x.pt", data, canvas=Canvas(height_px, width_px), **options)
+    fit(tmp_path / "x.pt", data, canvas=Canvas(least_px, least_px), **options)
 
 
 def tiny(path: Path, **run: Any) -> tuple[State, Any, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from drawn_boxes import CANVAS, after, drawn
+from drawn_boxes import CANVAS, HELD, after, drawn
 from drawn_boxes import fit as fit_drawn
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 from ltdeploy.canvas import Canvas
 from ltdeploy.datasets.boxes import BoxDataset, BoxImage, BoxTruth
 from ltdeploy.datasets.coco_json import read_boxes
-from ltdeploy.errors import DataError, UsageError
+from ltdeploy.errors import DataError, ImageError, UsageError
 from ltdeploy.training.box_batches import BoxSample, TrainCanvases, flip
 from ltdeploy.training.box_masks import object_masks
 from ltdeploy.training.box_schedule import BoxTrainOptions, Step
@@ -191,7 +192,7 @@ def test_masks_of_lvis_span_their_boxes(data_dir: Path) -> None:
         boxes = canvas.place(height, width).to_canvas(truth.boxes)
         try:
             masks = object_masks(dataset, index, ~truth.crowd, boxes, canvas)
-        except DataError:
+        except ImageError:
             refused += 1  # their polygons lie elsewhere than their boxes, by hundreds of pixels
             continue
         off += [np.abs(extent(m) - b).max() for m, b in zip(masks, boxes, strict=True) if m.any()]
@@ -307,7 +308,6 @@ RUNS = as_runs(painted([(4, 4, 20, 20)], 96, 72))
         ([["a", 1, 9, 9, 1, 9]], "has the polygon"),
         ("square", "has the segmentation square; expected polygons"),
         ([[1, 1, float("nan"), 9, 1, 9]], r"the corner \(nan, 9\), far outside its photograph"),
-        ([[50, 2, 90, 2, 90, 8]], r"a segmentation wholly outside its box \["),
         ([[1, 1, 1e9, 9, 1, 9]], r"the corner \(1e\+09, 9\), far outside .* of 96 x 72 pixels"),
         ({"counts": RUNS["counts"]}, r"run lengths of the size None; expected \[72, 96\]"),
         ({**RUNS, "size": [96, 72]}, r"of the size \[96, 72\]; expected \[72, 96\]"),
@@ -326,6 +326,34 @@ def test_objects_without_a_readable_outline_are_named(
         fit_masks(tmp_path / "x.pt", data)
     assert "Annotation 0 of drawn#0 in drawn" in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_photograph_whose_masks_are_elsewhere_is_left_out(tmp_path: Path) -> None:
+    elsewhere = [[50, 2, 90, 2, 90, 8]]
+    told = r"^Annotation 0 of drawn#0 in drawn has a segmentation wholly outside its box \["
+    images = TrainCanvases(outlined(**{"0": elsewhere}), CANVAS, with_masks=True)
+    assert images.readable.tolist() == list(range(1, 8))
+    ((name, reason),) = images.unreadable
+    assert name == "drawn#0"
+    assert re.match(told, reason)
+    # Where masks are not trained on nothing is wrong with it, nor with the others.
+    assert not TrainCanvases(outlined(**{"0": elsewhere}), CANVAS).unreadable
+    assert not TrainCanvases(outlined(), CANVAS, with_masks=True).unreadable
+
+    done = fit_masks(tmp_path / "x.pt", outlined(**{"0": elsewhere}), epochs=1)
+    assert list(done.unreadable) == images.unreadable
+    assert done.classes.counts == (5, 2)
+    for other in ([[1, 1, 9, 9, 5]], [[1, 1, 1e9, 9, 1, 9]]):  # malformed ones end it as before
+        with pytest.raises(DataError) as raised:
+            TrainCanvases(outlined(**{"0": elsewhere, "10": other}), CANVAS, with_masks=True)
+        assert not isinstance(raised.value, ImageError)
+        assert "Annotation 10 of drawn#1" in str(raised.value)
+    first = drawn(HELD[:1], ["red"])
+    only = BoxDataset(
+        "one", ["red"], first.images, first.truths, segmentations=lambda: {0: elsewhere}
+    )
+    with pytest.raises(DataError, match="None of the 1 images of one can be read; the first: Anno"):
+        TrainCanvases(only, CANVAS, with_masks=True)
 
 
 def test_a_set_without_outlines_is_told_what_to_train_instead(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ __all__ = [
     "is_detector",
     "load_detector",
     "require_finite",
-    "table_of",
+    "told_table",
 ]
 
 _WRAPPERS = ("module", "_orig_mod", "model", "net")
@@ -230,7 +230,7 @@ def detector_from(
         head=class_head(module, architecture),
         head_paths=class_paths(module, architecture.kind),
         canvas=size,
-        classes=options.classes or table_of(parts),
+        classes=told_table(options.classes, parts, notes),
         trained_with=parts.trained_with,
         source=Source(
             path.resolve(), source_sha256(path), parts.layout, tuple(notes), parts.class_names
@@ -273,7 +273,33 @@ def class_head(module: nn.Module, architecture: Architecture) -> Head:
     )
 
 
-def table_of(parts: Parts) -> ClassTable | None:
+def told_table(given: ClassTable | None, parts: Parts, notes: list[str]) -> ClassTable | None:
+    """Return the class table of the caller, or else of the file, in the order of the file's names.
+
+    What of the file the caller's table replaces goes into the notes.
+    """
+    held, names = _held_table(parts), parts.class_names
+    if given is None:
+        return held
+    if names is not None and given.names != names:
+        if sorted(given.names) != sorted(names):
+            notes.append(
+                f"Warning: the file names other classes ({', '.join(names[:3])}, …) than the class "
+                f"table ({', '.join(given.names[:3])}, …); the table's are taken."
+            )
+            return given
+        counts = dict(zip(given.names, given.counts, strict=True))
+        given = ClassTable(names, tuple(counts[name] for name in names), given.rule)
+        notes.append("The class table was put into the order of the names in the file.")
+    if held is not None and held.counts != given.counts:
+        notes.append(
+            "The training counts given differ from those in the file; given ones count, and the "
+            "groups go by them."
+        )
+    return given
+
+
+def _held_table(parts: Parts) -> ClassTable | None:
     """Return the class table that a file holds, names and counts; None where one is missing."""
     if parts.class_names is None or parts.train_counts is None:
         return None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CONFIG_FILE", "read_config", "recipe_of", "renamed"]
 
 CONFIG_FILE = "config.yaml"
+_LARGEST_CONFIG, _MOST_ALIASES = 1 << 20, 16
 # Masks and keypoints, buffers of old versions, counters of batches.
 _LEFT_OUT = re.compile(
     r"roi_heads\.(mask|keypoint)_head\.|pixel_(mean|std)$|(.+\.)?anchor_generator\.|"
@@ -67,7 +68,16 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     yaml = require("yaml", extra="torch", purpose="read detectron2's config.yaml")
     try:
-        held = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        with beside.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_CONFIG + 1)
+        # A few hundred bytes of aliases of aliases would fill the machine's memory.
+        aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        if len(text) > _LARGEST_CONFIG or aliases > _MOST_ALIASES:
+            raise ValueError(
+                f"it has {len(text):,} characters and {aliases} aliases, expected at most "
+                f"{_LARGEST_CONFIG:,} and {_MOST_ALIASES}"
+            )
+        held = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
         raise CheckpointError(
             f"{beside}, beside the checkpoint, is not plain YAML: {error}. detectron2 writes it "

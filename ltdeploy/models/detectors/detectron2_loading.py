@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...canvas import Canvas
-from ...classes import ClassTable
 from ...errors import CheckpointError
 from ...postprocess import KeepRule
 from ..classifier import Source
@@ -19,7 +18,7 @@ from ..options import LoadOptions
 from ..reading import source_sha256
 from .architectures import ARCHITECTURES, Architecture
 from .class_rows import class_paths
-from .detector import Detector, class_head, table_of
+from .detector import Detector, class_head, told_table
 from .detectron2_layout import CONFIG_FILE, read_config
 from .detectron2_layout import recipe_of as detectron2_recipe
 from .detectron2_layout import renamed as detectron2_names
@@ -88,7 +87,7 @@ def foreign_detector(
     )
     if canvas is None:
         notes.append(_assumed(recipe, size))
-    table = _in_order(options.classes or table_of(parts), parts.class_names, notes)
+    table = told_table(options.classes, parts, notes)
     module = _network(recipe, named, size)
     return Detector(
         module=module,
@@ -285,20 +284,3 @@ def _background(recipe: Recipe, named: Mapping[str, Tensor]) -> list[str]:
         f"{float(bias[last]):.3g}), where torchvision and old versions have it. If the columns "
         "were permuted, every class is off by one: compare with the class table."
     ]
-
-
-def _in_order(
-    table: ClassTable | None, names: tuple[str, ...] | None, notes: list[str]
-) -> ClassTable | None:
-    """Return the class table in the order of the names that the file holds."""
-    if table is None or names is None or table.names == names:
-        return table
-    if sorted(table.names) != sorted(names):
-        notes.append(
-            f"Warning: the file names other classes ({', '.join(names[:3])}, …) than the class "
-            f"table ({', '.join(table.names[:3])}, …); the table's are taken."
-        )
-        return table
-    counts = dict(zip(table.names, table.counts, strict=True))
-    notes.append("The class table was put into the order of the names in the file.")
-    return ClassTable(names, tuple(counts[name] for name in names), table.rule)

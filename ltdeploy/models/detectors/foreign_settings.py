@@ -19,6 +19,7 @@ ANY = None
 Followed: TypeAlias = "Mapping[str, Followed | tuple[Any, ...] | None]"
 
 WAY_ROUND = "Export it to ONNX with its own library and give the .onnx with --outputs."
+_LETTERS = 80
 _SCOPE = "_scope_"  # mmengine's: in whose registry a type is looked for
 
 
@@ -58,8 +59,8 @@ def require_followed(
         if key not in followed:
             if whole:
                 raise CheckpointError(
-                    f"{where} has {'.'.join(here)} = {value!r}, which is not known here; known are "
-                    f"{', '.join(followed)}. {WAY_ROUND}"
+                    f"{where} has {'.'.join(here)} = {_shown(value)}, which is not known here; "
+                    f"known are {', '.join(followed)}. {WAY_ROUND}"
                 )
             continue
         rule = followed[key]
@@ -70,14 +71,14 @@ def require_followed(
             if not any(told == one for one in rule):
                 computed = " or ".join(map(repr, rule)) or "none"
                 raise CheckpointError(
-                    f"{where} has {'.'.join(here)} = {value!r}; computed here is {computed}. "
+                    f"{where} has {'.'.join(here)} = {_shown(value)}; computed here is {computed}. "
                     f"{WAY_ROUND}"
                 )
             continue
         many = value if isinstance(value, list | tuple) else [value]
         for number, one in enumerate(many):
             if not isinstance(one, Mapping):
-                raise ValueError(f"{'.'.join(here)} is {value!r}, expected settings by name")
+                raise ValueError(f"{'.'.join(here)} is {_shown(value)}, expected settings by name")
             inside = (*here, str(number)) if many is value else here
             require_followed(one, rule, where, whole=whole, path=inside)
 
@@ -125,3 +126,9 @@ def _comparable(key: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_comparable("", one) for one in value)
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error's text, which must not grow with the file."""
+    text = repr(value)
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]} …"

@@ -245,6 +245,8 @@ def keep_rule_of(config: Mapping[str, Any], kind: Kind, notes: list[str]) -> Kee
         within(told, "max_per_img"),
         (f"{name}.score_thr", f"{name}.max_per_img"),
     )
+    if "nms" in told and told["nms"] is None:
+        raise ValueError(f"{name}.nms is None, expected settings: mmcv then suppresses nothing")
     nms = within(told, "nms") or {}
     agnostic = bool(within(nms, "class_agnostic"))
     if within(nms, "type") != "soft_nms":

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rcnn_masks", "rcnn_outputs"]
 
+_BOXES_AT_ONCE = 32
+
 
 def rcnn_outputs(module: Any, images: Tensor) -> dict[str, Tensor]:
     """Return an R-CNN's boxes and logits, from torchvision's own proposals and pooling.
@@ -79,7 +81,12 @@ def rcnn_masks(
     size = (int(images.shape[-2]), int(images.shape[-1]))
     roi = module.roi_heads
     pooled = roi.mask_roi_pool(module.backbone(images), boxes, [size] * len(images))
-    maps = roi.mask_predictor(roi.mask_head(pooled)).sigmoid()
     rows = torch.cat(labels) + 1  # the background is torchvision's first
-    own = maps[torch.arange(len(maps)), rows if maps.shape[1] > 1 else torch.zeros_like(rows)]
-    return list(own.split([len(one) for one in boxes]))
+    own = []
+    # The maps of 1,203 classes of a hundred boxes are a gigabyte.
+    parts = (torch.split(values, _BOXES_AT_ONCE) for values in (pooled, rows))
+    for part, wanted in zip(*parts, strict=True):
+        maps = roi.mask_predictor(roi.mask_head(part))
+        place = wanted if maps.shape[1] > 1 else torch.zeros_like(wanted)
+        own.append(maps[torch.arange(len(maps)), place].sigmoid())
+    return list(torch.split(torch.cat(own), [len(one) for one in boxes]))

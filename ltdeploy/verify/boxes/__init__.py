@@ -8,6 +8,7 @@ from .gate import decide, precision_figures
 from .report import render_box_report
 from .result import BoxGroupResult, BoxVerifyResult, MatchedBy, sentence
 from .run import BoxVerification, verify_detector
+from .summary import box_rows, summarise_boxes
 
 __all__ = [
     "BoxDifferences",
@@ -15,10 +16,12 @@ __all__ = [
     "BoxVerification",
     "BoxVerifyResult",
     "MatchedBy",
+    "box_rows",
     "bundle_side",
     "decide",
     "precision_figures",
     "render_box_report",
     "sentence",
+    "summarise_boxes",
     "verify_detector",
 ]

@@ -89,7 +89,7 @@ def verify_detector(
     ------
     DataError
         If photographs of ``dataset`` chose the bundle's fix, classes do not fit, nothing is
-        readable, or masks are asked for and missing.
+        readable or holds an object, or masks are asked for and missing.
     CheckpointError, BundleError, EngineError
     """
     check_margin(margin)
@@ -106,7 +106,7 @@ def verify_detector(
         before.engine.close()
         after.engine.close()
     result = replace(
-        _judge(sides, known, aligned.is_federated, after.classes, margin),
+        _judge(sides, known, aligned.is_federated, dataset.name, after.classes, margin),
         not_computed=after.not_computed or before.not_computed,
     )
     methods = opened.manifest.fix.methods
@@ -224,10 +224,16 @@ def _judge(
     sides: _Sides,
     known: Sequence[ImageTruth],
     federated: bool,
+    name: str,
     classes: ClassTable,
     margin: float,
 ) -> BoxVerifyResult:
     truth = [known[index] for index in sides.indices]
+    if not any((~image.crowd).any() for image in truth):
+        raise DataError(
+            f"No photograph of {name} holds an object to find, so that nothing can be said of any "
+            "class; expected annotated photographs."
+        )
     limits = LVIS_LIMITS if federated else COCO_LIMITS
     masks = sides.masks if sides.by == "masks" else (None, None, None)
     found = (sides.unfixed, sides.reference, sides.candidate)
