@@ -105,11 +105,12 @@ class KeptDetections(nn.Module):
         usable = _sides(boxes) > 0
         of_row = usable if boxes.dim() == 3 else usable.any(dim=2)
         scores = scores * of_row[:, :, None]
-        if keep.suppression == "hard" and not keep.class_agnostic:
+        # A rule with a number of candidates of its own means those before any suppression.
+        if keep.suppression == "hard" and not keep.class_agnostic and keep.candidates is None:
             scores = self._cleared(boxes, scores)
         everything = scores.flatten(1)
         limit = keep.top_k if keep.suppression == "none" else CANDIDATES
-        count = min(limit if keep.candidates is None else keep.candidates, everything.shape[1])
+        count = min(keep.candidates or limit, CANDIDATES, everything.shape[1])
         best, places = everything.topk(count, dim=1)
         labels = places % classes
         if boxes.dim() == 3:

@@ -98,6 +98,7 @@ RULES = st.sampled_from(
     threshold=st.sampled_from([1e-4, 0.2]),
     iou=st.sampled_from([0.3, 0.7]),
     agnostic=st.booleans(),
+    candidates=st.sampled_from([None, 30]),
 )
 def test_it_is_the_rule_of_the_predictor(
     seed: int,
@@ -107,6 +108,7 @@ def test_it_is_the_rule_of_the_predictor(
     threshold: float,
     iou: float,
     agnostic: bool,
+    candidates: int | None,
 ) -> None:
     rng = np.random.default_rng(seed)
     rows, columns = 40, 4
@@ -122,7 +124,13 @@ def test_it_is_the_rule_of_the_predictor(
     if rule.quality != "none":
         outputs["quality"] = rng.normal(0, 2, (2, rows)).astype(np.float32)
     keep = rule_inside(
-        KeepRule(score_threshold=threshold, top_k=top_k, iou=iou, class_agnostic=agnostic)
+        KeepRule(
+            score_threshold=threshold,
+            top_k=top_k,
+            iou=iou,
+            class_agnostic=agnostic,
+            candidates=candidates,
+        )
     )
     module = KeptDetections(rule, keep, CANVAS)
     found = module(*(torch.from_numpy(values) for values in outputs.values()))

@@ -173,9 +173,8 @@ def test_weak_counterpart_makes_no_lost_detection() -> None:
 def test_many_boxes_are_cut_and_counted_lonely_ones_kept() -> None:
     paired = found(*[(0, 0.9)] * 100)
     alone = found((8, 0.06), at=2000)
-    both = Detections(
-        *(np.concatenate([getattr(s, k) for s in (paired, alone)]) for k in vars(paired))
-    )
+    keys = ("boxes", "scores", "labels")
+    both = Detections(*(np.concatenate([getattr(s, k) for s in (paired, alone)]) for k in keys))
     page = render_box_report(verification_of([(both, paired)], size_px=(2100, 60)), "t")
     assert any("0.06, reference alone" in text for text in targets(page))
     assert sum(text.startswith("reference") for text in targets(page)) == 40

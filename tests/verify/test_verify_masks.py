@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 from faster_coco_eval.core import mask as evaluator
@@ -21,6 +22,7 @@ from ltdeploy.engines.detector_reference import DetectorReference
 from ltdeploy.errors import ExportError
 from ltdeploy.export.detection import kept_detections, kept_export
 from ltdeploy.export.detection.detector_export import export_detector
+from ltdeploy.export.precision.gate_run import on_onnxruntime
 from ltdeploy.models.detectors.detector import Detector
 from ltdeploy.models.loading import load_model
 from ltdeploy.verify.boxes import contenders, verify_detector
@@ -36,7 +38,22 @@ def few_masks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(module_folder: Path, few_masks: None) -> Path:
+def traced() -> Iterator[list[onnx.ModelProto]]:
+    """Keep the graphs of raw outputs that exports make on the way: tracing takes half a minute."""
+    kept: list[onnx.ModelProto] = []
+    original = kept_export.keep_inside
+
+    def recorded(raw: onnx.ModelProto, *rest: Any) -> onnx.ModelProto:
+        kept.append(raw)
+        return original(raw, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_export, "keep_inside", recorded)
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def made(module_folder: Path, few_masks: None, traced: list[onnx.ModelProto]) -> Path:
     """Return a folder with a checkpoint, two data sets and a bundle that gives masks."""
     write_mask_rcnn(module_folder / "m.pt")
     write_outlines(module_folder, seed=0)
@@ -126,18 +143,21 @@ def test_what_has_no_masks_is_named(
 
 
 def test_a_wrong_mask_branch_is_noticed(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Path, traced: list[onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = load_model(made / "m.pt")
+    assert isinstance(model, Detector)
     other = lively_mask_rcnn(seed=9)
+    other.roi_heads.mask_roi_pool = model.module.roi_heads.mask_roi_pool
 
     class Wrong(kept_export.KeptMasks):
         def __init__(self, kept: Any, module: Any, static: Any) -> None:
             super().__init__(kept, other, static)
 
     monkeypatch.setattr(kept_export, "KeptMasks", Wrong)
-    model = load_model(made / "m.pt")
-    other.roi_heads.mask_roi_pool = model.module.roi_heads.mask_roi_pool  # type: ignore[union-attr]
+    keep = kept_detections.rule_inside(model.keep_rule, masks=True)
+    rules = model.score_rule, keep, model.canvas
     data = open_boxes(str(made / "boxes-0.json"))
+    canvases = np.stack([load_on_canvas(data.source(at), model.canvas)[0] for at in range(2)])
     with pytest.raises(ExportError, match="masks differ from the reference's"):
-        export_detector(model, [], tmp_path / "x.ltd", images=data, nms_in_graph=True)  # type: ignore[arg-type]
-    assert not (tmp_path / "x.ltd").exists()
+        kept_export.kept_graph(model, traced[0], rules, on_onnxruntime, canvases, exact=True)
