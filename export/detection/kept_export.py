@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptGraph", "gives_masks", "kept_graph"]
 
 _MASK_TOLERANCE = 1e-3
-SHOWN = 0.05  # the score from which predict shows a detection
+_SHOWN = 0.05  # the score from which predict shows a detection
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def kept_graph(
     extra = np.concatenate([b.scores[pair(b, a) < 0] for a, b in zip(expected, found, strict=True)])
     highest = float(missing.max(initial=0.0))
     shown = max(highest, float(extra.max(initial=0.0)))
-    if exact and not (score <= TOLERANCE.score and box <= TOLERANCE.box_px and shown < SHOWN):
+    if exact and not (score <= TOLERANCE.score and box <= TOLERANCE.box_px and shown < _SHOWN):
         raise ExportError(
             f"The suppression inside the graph differs from the predictor's: {len(missing)} "
             f"detections are missing and {len(extra)} too many, with scores up to {shown:.2g}, and "

@@ -277,6 +277,19 @@ def test_export_says_so(cli: Cli, made: Path) -> None:
     assert told["nms_in_graph"]["detections"] > 20
 
 
+def test_a_graph_of_low_precision_suppresses_too(cli: Cli, made: Path) -> None:
+    """One detection of these changes places at fp16's last digit: no reason to refuse the graph."""
+    code, said, error = cli(
+        "export", made / "y.onnx", "--outputs", made / "outputs.json", "--classes",
+        made / "classes.csv", "--precision", "fp16", "--engine", "openvino", "--nms-in-graph",
+        "--out", "low.ltd", "--json", "-",
+    )  # fmt: skip
+    assert code == 0, error
+    told = json.loads(said)
+    assert told["precision"] == "fp16"
+    assert told["nms_in_graph"]["detections"] > 20
+
+
 def test_a_wrong_suppression_is_noticed(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
