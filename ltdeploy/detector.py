@@ -171,7 +171,7 @@ class DetectionPredictor:
             images,
             self.canvas,
             lambda run, names: (
-                self._named(name, found[:top_k], min_score)
+                self.named(name, found[:top_k], min_score)
                 for name, found in zip(
                     names, self.detect(run.images, run.placements, names=names), strict=True
                 )
@@ -247,7 +247,14 @@ class DetectionPredictor:
             )
         return difference
 
-    def _named(self, name: str, found: Detections, min_score: float) -> DetectionResult:
+    def named(self, name: str, found: Detections, min_score: float) -> DetectionResult:
+        """Return detections with the names, groups and counts of their classes.
+
+        Parameters
+        ----------
+        name : what the answer calls the photograph.
+        min_score : boxes below it are left out.
+        """
         found = found[found.scores >= min_score]
         masks = [None] * len(found) if found.masks is None else found.masks.encoded()
         rows = zip(

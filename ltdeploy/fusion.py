@@ -1,4 +1,4 @@
-"""Several detectors' findings of one photograph made into one: fusion, and test-time augmentation.
+"""Several detectors' findings of one photograph made into one.
 
 An ensemble of a main model and experts differs from one of equals: most classes are known to some
 models only. The usual formulas divide by the number of all models, and so lower the scores of what
@@ -8,8 +8,8 @@ a single expert knows, mostly the tail. Here a class counts the models that know
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,16 +17,13 @@ import numpy.typing as npt
 
 from .arrays import FloatArray, IntArray
 from .boxes import Detections, pairwise_iou
-from .canvas import Canvas, Placement
 from .errors import DataError, UsageError, did_you_mean
 from .suppression import soft_nms
 
-__all__ = ["FusionMethod", "FusionRule", "detect_augmented", "fuse", "known_classes", "scaled"]
+__all__ = ["FusionMethod", "FusionRule", "fuse", "known_classes"]
 
 FusionMethod = Literal["weighted_boxes", "soft_nms"]
 Bools = npt.NDArray[np.bool_]
-
-_STRIDE_PX = 32  # of the coarsest level of the usual feature pyramids
 
 
 @dataclass(frozen=True)
@@ -147,49 +144,6 @@ def fuse(
     )
     order = np.argsort(-fused.scores, kind="stable")
     return fused[order[fused.scores[order] > rule.score_threshold]]
-
-
-def scaled(canvas: Canvas, shorter_px: int) -> Canvas:
-    """Return the canvas scaled so that its shorter side is about this long.
-
-    Both sides become multiples of 32 pixels, which feature pyramids need.
-    """
-    ratio = shorter_px / min(canvas.height_px, canvas.width_px)
-    height, width = (
-        max(_STRIDE_PX, _STRIDE_PX * round(side * ratio / _STRIDE_PX))
-        for side in (canvas.height_px, canvas.width_px)
-    )
-    return replace(canvas, height_px=height, width_px=width)
-
-
-def detect_augmented(
-    detect: Callable[[npt.NDArray[np.uint8], Placement], Detections],
-    image: npt.NDArray[np.uint8],
-    canvases: Sequence[Canvas],
-    rule: FusionRule,
-    *,
-    flip: bool = True,
-) -> Detections:
-    """Run a detector on several sizes of a photograph, and on each flipped, and fuse what it finds.
-
-    Parameters
-    ----------
-    detect : runs the graph on one canvas and post-processes with the placement, which brings boxes
-        of a flipped or scaled run back to the photograph.
-    image : array of shape (H, W, 3), uint8.
-    canvases : one per size, e.g. ``[scaled(canvas, px) for px in range(600, 1401, 200)]``.
-    flip : whether each size is also run mirrored.
-
-    Returns
-    -------
-    all fused detections, best first; cut with ``[:K]``.
-    """
-    runs = [
-        detect(*canvas.prepare(image, mirrored=mirrored))
-        for canvas in canvases
-        for mirrored in ((False, True) if flip else (False,))
-    ]
-    return fuse(runs, rule)
 
 
 def _clusters(

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltdeploy.boxes import Detections, pairwise_iou
-from ltdeploy.canvas import Canvas, Placement
 from ltdeploy.errors import DataError, UsageError
-from ltdeploy.fusion import FusionRule, detect_augmented, fuse, known_classes, scaled
+from ltdeploy.fusion import FusionRule, fuse, known_classes
 from ltdeploy.suppression import hard_nms, soft_nms
 
 SOFT = FusionRule("soft_nms")
@@ -230,35 +229,6 @@ def test_wrong_weights() -> None:
 def test_wrong_rules(values: dict[str, object], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         FusionRule(**values)  # type: ignore[arg-type]
-
-
-def bright_squares(pixels: npt.NDArray[np.uint8], placement: Placement) -> Detections:
-    """Detect the bright rectangle of a canvas, and say what share of the canvas is bright."""
-    rows, columns = np.nonzero(pixels[..., 0] > 127)
-    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
-    score = np.array([0.5], np.float32)
-    return Detections(placement.to_original(box), score, np.zeros(1, np.int64))
-
-
-def test_sizes_and_flips_come_back_to_the_photograph() -> None:
-    image = np.zeros((60, 100, 3), np.uint8)
-    image[20:40, 10:50] = 255
-    canvases = [scaled(Canvas(64, 96), px) for px in (64, 128, 192)]
-    assert [(c.height_px, c.width_px) for c in canvases] == [(64, 96), (128, 192), (192, 288)]
-    found = detect_augmented(bright_squares, image, canvases, WBF)
-    np.testing.assert_allclose(found.boxes, [[10, 20, 50, 40]], atol=1)
-    np.testing.assert_allclose(found.scores, [0.5])
-    plain = detect_augmented(bright_squares, image, canvases[:1], WBF, flip=False)
-    assert len(plain) == 1
-
-
-def test_without_unflipping_the_flips_would_not_meet() -> None:
-    image = np.zeros((60, 100, 3), np.uint8)
-    image[20:40, 10:50] = 255
-    canvas = Canvas(64, 96)
-    pixels, _ = canvas.prepare(image, mirrored=True)
-    wrong = bright_squares(pixels, canvas.place(60, 100))
-    assert len(fuse([bright_squares(*canvas.prepare(image)), wrong], WBF)) == 2
 
 
 def test_fused_boxes_of_a_class_hardly_overlap_any_more() -> None:

@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("streaming",),
     ("cache", "detector", "predictor"),
-    ("bulk",),
+    ("bulk", "ensemble"),
     ("metrics",),
     ("calibrate", "verify"),
     ("bench", "testing", "training"),

@@ -307,8 +307,8 @@ def test_a_background_at_the_other_end_is_noticed(tmp_path: Path) -> None:
     bias[:] = torch.tensor([2.0, -1.0, -1.0, -1.0])
     warned = [note for note in load(write(tmp_path, made)).source.notes if "Warning" in note]
     assert len(warned) == 1
-    assert "last column, 3" in warned[0]
-    assert "first (2;" in warned[0]
+    assert "detectron2 has the background in column 3" in warned[0]
+    assert "column 0, at the other end (2; of column 3 -1)" in warned[0]
 
 
 def published(family: str) -> list[str]:

@@ -60,6 +60,24 @@ def test_sigmoids_have_no_background_unless_it_is_said(tmp_path: Path) -> None:
     assert loaded(detr(moved=False), "detr", tmp_path).head.background == samples.CLASSES
 
 
+def test_a_background_given_wrongly_is_noticed(tmp_path: Path) -> None:
+    """A layer whose last column has by far the largest bias, called the first's by the mapping."""
+    graph = detr(moved=False)
+    (bias,) = (
+        one
+        for one in graph.graph.initializer
+        if list(one.dims) == [samples.CLASSES + 1] and one.data_type == TensorProto.FLOAT
+    )
+    values = np.array([-1, -1, -1, -1, 3], np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    right = loaded(graph, "detr", tmp_path).source.notes
+    assert not any("Warning" in note for note in right)
+    wrong = loaded(graph, "detr", tmp_path, background="first").source.notes
+    (warned,) = (note for note in wrong if "Warning" in note)
+    assert "the mapping has the background in column 0" in warned
+    assert "that of column 4, at the other end (3; of column 0 -1)" in warned
+
+
 def test_a_table_of_all_columns_is_told_how_to_say_that_none_is_background(
     tmp_path: Path,
 ) -> None:

@@ -9,7 +9,7 @@ from ltdeploy.boxes import Detections
 from ltdeploy.metrics.matching import COCO_LIMITS, ImageTruth, Matches, match
 from ltdeploy.pairing import agreement, pair
 from ltdeploy.verify.boxes import BoxDifferences
-from ltdeploy.verify.boxes.gate import decide, overall_verdict
+from ltdeploy.verify.boxes.gate import StratumDecision, decide, overall_verdict
 
 CLASSES = 4
 STRATA = {
@@ -80,15 +80,36 @@ def test_few_photographs_decide_nothing() -> None:
     before, after = matches(truths, found), matches(truths, without(found, 3, 1.0, 4))
     decisions = decide(before, after, STRATA, 1.0, replicates=100)
     assert {one.verdict for one in decisions.values()} == {"inconclusive"}
+    assert decisions["few"].images_to_decide is not None
+    assert decisions["few"].images_to_decide >= 10
     same = decide(before, before, STRATA, 1.0, equivalent=True, replicates=100)
     assert {one.verdict for one in same.values()} == {"pass"}
+
+
+def test_about_so_many_photographs_would_decide() -> None:
+    """The same photographs over and over: the difference stays, and the interval shrinks."""
+    truths, found = scene(40, 7)
+    lost = without(found, 3, 0.1, 8)
+
+    def judged(times: int) -> StratumDecision:
+        before, after = (matches(truths * times, side * times) for side in (found, lost))
+        return decide(before, after, STRATA, 4.0, replicates=300)["few"]
+
+    now = judged(1)
+    assert now.verdict == "inconclusive"
+    assert now.images_to_decide is not None
+    times = now.images_to_decide / 40
+    assert times > 3
+    assert judged(round(times * 0.4)).verdict == "inconclusive"
+    assert judged(round(times * 1.5)).verdict == "pass"
 
 
 def test_a_group_without_objects_is_undecided() -> None:
     truths, found = scene(40, 5)
     side = matches(truths, found)
     strata = {"overall": np.arange(CLASSES), "few": np.array([], np.int64)}
-    assert decide(side, side, strata, 1.0, replicates=50)["few"].verdict == "inconclusive"
+    few = decide(side, side, strata, 1.0, replicates=50)["few"]
+    assert (few.verdict, few.images_to_decide) == ("inconclusive", None)
 
 
 @pytest.mark.slow

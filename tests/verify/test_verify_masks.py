@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pyarrow.parquet as pq
 import pytest
+import torch
 from faster_coco_eval.core import mask as evaluator
 from mask_samples import lively_mask_rcnn, write_mask_rcnn, write_outlines
 
@@ -161,3 +162,35 @@ def test_a_wrong_mask_branch_is_noticed(
     canvases = np.stack([load_on_canvas(data.source(at), model.canvas)[0] for at in range(2)])
     with pytest.raises(ExportError, match="masks differ from the reference's"):
         kept_export.kept_graph(model, traced[0], rules, on_onnxruntime, canvases, exact=True)
+
+
+def test_one_mask_for_all_classes(
+    made: Path, traced: list[onnx.ModelProto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class-agnostic mask layer, one row: recognised in the file, and exported as it is."""
+    content = torch.load(made / "m.pt", weights_only=True)
+    for part in ("weight", "bias"):
+        name = f"roi_heads.mask_predictor.mask_fcn_logits.{part}"
+        content["state_dict"][name] = content["state_dict"][name][2:3].clone()
+    torch.save(content, tmp_path / "one.pt")
+    model = load_model(tmp_path / "one.pt")
+    assert isinstance(model, Detector)
+    assert model.has_masks
+    data = open_boxes(str(made / "boxes-0.json"))
+    canvases = np.stack([load_on_canvas(data.source(at), model.canvas)[0] for at in range(2)])
+    keep = kept_detections.rule_inside(model.keep_rule, masks=True)
+    rules = model.score_rule, keep, model.canvas
+    kept = kept_export.kept_graph(model, traced[0], rules, on_onnxruntime, canvases, exact=True)
+    assert kept.mask_difference is not None
+    assert kept.mask_difference < 1e-5
+    # Held against torchvision's own branch, and against each class's own row: those differ.
+    rows = load_model(made / "m.pt")
+    assert isinstance(rows, Detector)
+    monkeypatch.setattr(DetectorReference, "masks", _masks_of(rows))
+    with pytest.raises(ExportError, match="masks differ from the reference's"):
+        kept_export.kept_graph(model, traced[0], rules, on_onnxruntime, canvases, exact=True)
+
+
+def _masks_of(other: Detector) -> Callable[..., Any]:
+    original = DetectorReference.masks
+    return lambda _, *rest: original(DetectorReference(other), *rest)

@@ -120,7 +120,12 @@ def check_detector_arch(arch: str) -> str:
 
 
 def build_detector(
-    arch: str, foreground: int, canvas: Canvas | None = None, *, frozen: bool = False
+    arch: str,
+    foreground: int,
+    canvas: Canvas | None = None,
+    *,
+    frozen: bool = False,
+    one_mask: bool = False,
 ) -> nn.Module:
     """Build an untrained detector of torchvision.
 
@@ -131,6 +136,7 @@ def build_detector(
     canvas : what it will see; None is the architecture's own.
     frozen : whether the backbone's normalisations are constants, as torchvision has them where the
         training started from published weights.
+    one_mask : whether a Mask R-CNN has one mask per box for all classes (class-agnostic masks).
 
     Returns
     -------
@@ -150,6 +156,10 @@ def build_detector(
     from .building import build_torchvision
 
     module: Any = build_torchvision(DESIGNS[name], foreground, frozen=frozen)
+    if one_mask:
+        layers: Any = require("torch.nn", extra="torch", purpose="build detectors")
+        predictor = module.roi_heads.mask_predictor
+        predictor.mask_fcn_logits = layers.Conv2d(predictor.mask_fcn_logits.in_channels, 1, 1)
     size = canvas or ARCHITECTURES[name].canvas()
     module.transform = detection.transform.GeneralizedRCNNTransform(
         size.height_px,

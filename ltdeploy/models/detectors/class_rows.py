@@ -32,9 +32,18 @@ if TYPE_CHECKING:
 
     from ...postprocess import Activation
 
-__all__ = ["CLASS_ROWS", "ClassRows", "class_paths", "class_weights", "fold_into"]
+__all__ = [
+    "CLASS_ROWS",
+    "ClassRows",
+    "background_warning",
+    "class_paths",
+    "class_weights",
+    "fold_into",
+]
 
 Array = npt.NDArray[np.float64]
+
+_CLEARLY = 1.0  # a factor e in the odds: what is drawn at random or hardly trained lies closer
 
 
 @dataclass(frozen=True)
@@ -204,3 +213,32 @@ def _with_rows(torch: Any, old: Any, weight: Array, bias: Array) -> nn.Module:
         layer.out_features = len(weight)
     made: nn.Module = layer.eval()
     return made
+
+
+def background_warning(bias: Array | None, background: int | None, told: str) -> list[str]:
+    """Return a warning where the bias looks as if the background stood at the other end.
+
+    A softmax learns that most of what it is shown is background, so that its bias is mostly the
+    largest.
+
+    Parameters
+    ----------
+    bias : of the class layer, shape (C,).
+    background : the column that is taken for it; None warns of nothing.
+    told : what says so, as a sentence's beginning.
+
+    Returns
+    -------
+    one text, or none.
+    """
+    if bias is None or background is None or len(bias) < 3:
+        return []
+    other = len(bias) - 1 - background
+    if int(bias.argmax()) != other or bias[other] - bias[background] < _CLEARLY:
+        return []
+    return [
+        f"Warning: {told} has the background in column {background}, and the largest bias of the "
+        f"class layer is that of column {other}, at the other end ({float(bias[other]):.3g}; of "
+        f"column {background} {float(bias[background]):.3g}). If the background stands there, "
+        "every class is off by one: compare what is found with the class table."
+    ]

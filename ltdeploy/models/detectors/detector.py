@@ -50,6 +50,7 @@ __all__ = [
 
 _WRAPPERS = ("module", "_orig_mod", "model", "net")
 _LISTED = 6
+_MASK_LAYER = "roi_heads.mask_predictor.mask_fcn_logits"
 _FOREIGN = ("detectron2:", "mmdetection:")
 _FOREIGN_STRIDE = 32
 
@@ -209,8 +210,7 @@ def detector_from(
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        foreground, frozen = _foreground(fitting[0], tensors), is_frozen(tensors)
-        module = build_detector(arch, foreground, size, frozen=frozen)
+        module = _untrained(fitting[0], tensors, size)
     module.load_state_dict(tensors, strict=True)
     module = module.float().eval().requires_grad_(False)
     # What was said of prefixes is true of classifiers' keys, from which "backbone." is taken off.
@@ -327,14 +327,24 @@ def _foreground(name: str, tensors: Mapping[str, Tensor]) -> int:
     return max(1, rows.shape[0] // anchors) if rows is not None else 1
 
 
+def _untrained(name: str, tensors: Mapping[str, Tensor], canvas: Canvas | None = None) -> nn.Module:
+    """Build the network with as many classes as the file has rows for."""
+    masks = tensors.get(f"{_MASK_LAYER}.weight")
+    return build_detector(
+        f"torchvision:{name}",
+        _foreground(name, tensors),
+        canvas,
+        frozen=is_frozen(tensors),
+        one_mask=DESIGNS[name].family == "maskrcnn" and masks is not None and len(masks) == 1,
+    )
+
+
 def _misfits(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the keys that only the file or only the architecture has, or whose shapes differ."""
     import torch
 
     with torch.device("meta"):
-        module = build_detector(
-            f"torchvision:{name}", _foreground(name, tensors), frozen=is_frozen(tensors)
-        )
+        module = _untrained(name, tensors)
     slots = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     missing = [f"{key} is missing" for key in slots if key not in tensors]
     unknown = [f"{key} is left over" for key in tensors if key not in slots]

@@ -17,7 +17,7 @@ from ..layouts import Parts
 from ..options import LoadOptions
 from ..reading import source_sha256
 from .architectures import ARCHITECTURES, Architecture
-from .class_rows import class_paths
+from .class_rows import background_warning, class_paths
 from .detector import Detector, class_head, told_table
 from .detectron2_layout import CONFIG_FILE, read_config
 from .detectron2_layout import recipe_of as detectron2_recipe
@@ -274,13 +274,5 @@ def _background(recipe: Recipe, named: Mapping[str, Tensor]) -> list[str]:
     layer = f"{rows.paths[0]}.bias"
     if rows.background is None or layer not in named or recipe.activation != "softmax":
         return []
-    bias = named[layer].double()
-    largest, last = int(bias.argmax()), len(bias) - 1
-    if largest != 0 or len(bias) < 3:
-        return []
-    return [
-        f"Warning: {recipe.library} has the background in the last column, {last}, and the largest "
-        f"bias of the class layer is that of the first ({float(bias[0]):.3g}; of the last "
-        f"{float(bias[last]):.3g}), where torchvision and old versions have it. If the columns "
-        "were permuted, every class is off by one: compare with the class table."
-    ]
+    bias = named[layer].double().numpy()
+    return background_warning(bias, len(bias) - 1, recipe.library)

@@ -19,6 +19,7 @@ from ..head import Activation, Head
 from ..onnx_graph import image_input, read_model, transpose_input
 from ..options import LoadOptions
 from ..reading import check_path, source_sha256
+from .class_rows import background_warning
 from .detector import complete_foreground
 from .onnx_bare import without_activations
 from .onnx_mapping import OutputMapping
@@ -172,6 +173,9 @@ def load_onnx_detector(
     layers = class_layers(model, traced, columns, str(path))
     rule = mapping.score_rule(columns)
     activation: Activation = "softmax" if rule.activation == "softmax" else "sigmoid"
+    head = head_of(layers, activation, rule.background)
+    if activation == "softmax":
+        notes += background_warning(head.bias, head.background, "the mapping")
     return OnnxDetector(
         model=model,
         mapping=mapping,
@@ -179,7 +183,7 @@ def load_onnx_detector(
         layers=layers,
         trace=traced,
         shapes=shapes,
-        head=head_of(layers, activation, rule.background),
+        head=head,
         canvas=canvas,
         classes=options.classes,
         source=Source(path.resolve(), source_sha256(path), "ONNX", tuple(notes)),

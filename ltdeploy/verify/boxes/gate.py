@@ -13,6 +13,7 @@ intervals are too narrow: the report says how many there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -52,6 +53,9 @@ class StratumDecision:
     Attributes
     ----------
     classes, images : classes with objects to find, and photographs that hold any of them.
+    images_to_decide : where the verdict is inconclusive, about how many photographs of this stratum
+        would decide it if the difference stayed and the interval shrank as ``1 / √n``; None where
+        it is classes that lack photographs.
     """
 
     classes: int
@@ -62,6 +66,7 @@ class StratumDecision:
     ci_low: float | None
     ci_high: float | None
     verdict: Verdict
+    images_to_decide: int | None = None
 
 
 def decide(
@@ -104,14 +109,19 @@ def decide(
         drawn = drawn[~np.isnan(drawn)]
         low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2))
         fail_high = float(np.quantile(drawn, 1 - ALPHA / looks))
+        pass_low = float(np.quantile(drawn, ALPHA))
+        covered = covers_half(len(there), len(labels))
         verdict = "inconclusive"
         if equivalent and abs(after - before) <= SAME_AP:
             verdict = "pass"
         elif len(images) >= _FEWEST_IMAGES:
             if after - before <= -margin and fail_high < 0:
                 verdict = "fail"
-            elif np.quantile(drawn, ALPHA) > -margin and covers_half(len(there), len(labels)):
+            elif pass_low > -margin and covered:
                 verdict = "pass"
+        wanted = None
+        if verdict == "inconclusive" and covered:
+            wanted = _images_to_decide(len(images), after - before, pass_low, fail_high, margin)
         decisions[name] = StratumDecision(
             classes=len(there),
             images=len(images),
@@ -121,6 +131,7 @@ def decide(
             ci_low=float(low),
             ci_high=float(high),
             verdict=verdict,
+            images_to_decide=wanted,
         )
     return decisions
 
@@ -147,6 +158,19 @@ def overall_verdict(decisions: Sequence[StratumDecision]) -> Verdict:
     """Return fail if any stratum fails, pass if all pass, else inconclusive."""
     verdicts = np.array([one.verdict for one in decisions])
     return cast(Verdict, bundle_verdict(verdicts).item())
+
+
+def _images_to_decide(
+    images: int, difference: float, pass_low: float, fail_high: float, margin: float
+) -> int | None:
+    """Return how many photographs would bring a limit to its threshold, the difference staying."""
+    if difference <= -margin:
+        now, wanted = fail_high - difference, -difference
+    else:
+        now, wanted = difference - pass_low, difference + margin
+    if not (math.isfinite(now) and wanted > 1e-3 * margin):
+        return None  # on the margin itself no number decides
+    return max(_FEWEST_IMAGES, math.ceil(images * (now / wanted) ** 2))
 
 
 def _weights(images: int, replicates: int) -> Float64:

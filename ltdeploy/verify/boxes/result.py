@@ -35,6 +35,7 @@ class BoxGroupResult:
     reference_ap50, candidate_ap50, reference_fixed, candidate_fixed : AP at IoU 0.5, and AP_fixed.
     lost, new : detections at or above a score of 0.05 that only the reference, or only the
         candidate, has.
+    images_to_decide : where it is inconclusive, about how many photographs would decide it.
     """
 
     classes: int
@@ -53,6 +54,7 @@ class BoxGroupResult:
     lost: int
     new: int
     verdict: Verdict | None
+    images_to_decide: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,5 +181,12 @@ def _finding(result: BoxVerifyResult) -> str:
     if result.verdict == "fail":
         failed = "; ".join(_measured(n, g) for n, g in strata.items() if g.verdict == "fail")
         return f"The tail did not survive: {failed}; {margin}; {flips}."
-    undecided = "; ".join(_measured(n, g) for n, g in strata.items() if g.verdict == "inconclusive")
-    return f"Too little data to decide: {undecided}; {margin}; {flips}."
+    undecided = {n: g for n, g in strata.items() if g.verdict == "inconclusive"}
+    measured = "; ".join(_measured(n, g) for n, g in undecided.items())
+    wanted = [
+        f"{g.images_to_decide:,} photographs of {n} (now {g.images:,})"
+        for n, g in undecided.items()
+        if g.images_to_decide is not None
+    ]
+    more = f" About {', '.join(wanted)} would decide it." if wanted else ""
+    return f"Too little data to decide: {measured}; {margin}; {flips}.{more}"

@@ -315,6 +315,7 @@ def _group(
         lost=int(apart.lost[labels].sum()),
         new=int(apart.new[labels].sum()),
         verdict=decision.verdict,
+        images_to_decide=decision.images_to_decide,
     )
 
 
