@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from .detector import DetectionPredictor, DetectionResult, FoundBox, load_detector
     from .errors import LtdeployError
     from .images import Preprocessing
-    from .predictor import ClassScore, Prediction, Predictor, load
+    from .prediction import ClassScore, Prediction
+    from .predictor import Predictor, load
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Bundle": "bundle",
-    "ClassScore": "predictor",
+    "ClassScore": "prediction",
     "ClassTable": "classes",
     "DetectionPredictor": "detector",
     "DetectionResult": "detector",
@@ -37,7 +38,7 @@ _HOME = {
     "FoundBox": "detector",
     "GroupRule": "classes",
     "LtdeployError": "errors",
-    "Prediction": "predictor",
+    "Prediction": "prediction",
     "Predictor": "predictor",
     "Preprocessing": "images",
     "load": "predictor",

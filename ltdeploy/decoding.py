@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import ImageError, UsageError
+from .errors import ImageError, ImageTooLargeError, UnknownFormatError, UsageError
 
 __all__ = ["DEFAULT_LIMITS", "ImageLimits", "ImageSource", "ResizedSize", "load_image"]
 
@@ -159,7 +159,7 @@ def _open(data: bytes, limits: ImageLimits, name: str) -> Image.Image:
         raise ImageError(f"{name} is empty (0 bytes); expected a {_FORMAT_NAMES} image.")
     kind = _format_of(data[:_SIGNATURE_BYTES])
     if kind is None:
-        raise ImageError(
+        raise UnknownFormatError(
             f"{name} is not an image of a known format: it begins with {data[:8]!r}. Expected "
             f"{_FORMAT_NAMES}."
         )
@@ -220,13 +220,13 @@ def _check_size(width: int, height: int, limits: ImageLimits, name: str) -> None
     if width < 1 or height < 1:
         raise ImageError(f"{name} is {width} x {height} pixels; expected at least 1 x 1.")
     if max(width, height) > limits.max_side_px:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name} is {width} x {height} pixels; at most {limits.max_side_px:,} are accepted per "
             "side. Cut it; in Python, load_image takes ImageLimits(max_side_px=…) for images "
             "that are to be trusted."
         )
     if width * height > limits.max_pixels:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name} is {width} x {height} pixels, {width * height / 1e6:,.1f} million; at most "
             f"{limits.max_pixels / 1e6:,.1f} million are accepted. Scale it down; in Python, "
             "load_image takes ImageLimits(max_pixels=…) for an image that is to be trusted."
@@ -283,7 +283,7 @@ def _orientation(exif: object) -> int:
 
 
 def _too_many_bytes(name: str, size: int, limits: ImageLimits) -> ImageError:
-    return ImageError(
+    return ImageTooLargeError(
         f"{name} has {size:,} bytes; at most {limits.max_bytes:,} are accepted. Save it smaller, "
         "or raise ImageLimits.max_bytes if the image is to be trusted."
     )

@@ -221,6 +221,12 @@ class DetectionPredictor:
                 f"{error} It was at work on {len(names)} images, from {names[0]} to {names[-1]}."
             ) from error
 
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run black canvases in these batch sizes, so that no request pays for what is lazy."""
+        size = (self.canvas.height_px, self.canvas.width_px, 3)
+        for count in batch_sizes:
+            self.raw(np.zeros((count, *size), np.uint8), [f"#{place}" for place in range(count)])
+
     def replay_golden(self) -> float:
         """Run the bundle's golden samples and return the largest difference of a score.
 

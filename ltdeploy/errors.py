@@ -7,6 +7,8 @@
     │   └── MissingExtraError     an optional package is not installed
     ├── DataError                 a data set or class table is wrong
     │   └── ImageError            one image cannot be used
+    │       ├── UnknownFormatError its bytes are of no known image format
+    │       └── ImageTooLargeError it is over a limit of bytes or pixels
     ├── CheckpointError           a checkpoint cannot be read or does not fit
     │   └── UnsafeCheckpointError a checkpoint would run code
     ├── FixError                  a fix does not apply to this head
@@ -31,8 +33,10 @@ __all__ = [
     "ExportError",
     "FixError",
     "ImageError",
+    "ImageTooLargeError",
     "LtdeployError",
     "MissingExtraError",
+    "UnknownFormatError",
     "UnsafeCheckpointError",
     "UsageError",
     "did_you_mean",
@@ -58,6 +62,14 @@ class DataError(LtdeployError):
 
 class ImageError(DataError):
     """One image cannot be decoded or is larger than the limits allow."""
+
+
+class UnknownFormatError(ImageError):
+    """The bytes are of no image format that is read here."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more bytes or pixels than the limits allow."""
 
 
 class CheckpointError(LtdeployError):

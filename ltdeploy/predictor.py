@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,63 +20,15 @@ from .classes import ClassTable
 from .engines import Engine, check_finite, open_engine
 from .errors import BundleError, EngineError, ImageError, UsageError
 from .images import ImageSource
+from .prediction import ClassScore, Prediction
 from .streaming import NamedImage, stream_answers
 
-__all__ = ["ClassScore", "Prediction", "Predictor", "load"]
+__all__ = ["Predictor", "load"]
 
 _GOLDEN_TOLERANCE = 1e-3  # of the largest logit: other processors sum in another order
 # In low precision another engine rounds elsewhere; what computes another model is further away.
 _LOW_PRECISION_FACTOR = 4.0
 _LOW_PRECISION_ROOM = 0.1
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class of an answer; ``prob`` is in 0..1, ``train_count`` in images."""
-
-    label: int
-    name: str
-    prob: float
-    group: str
-    train_count: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image: the best classes first, or why there is none.
-
-    Attributes
-    ----------
-    input : what was asked, as a path or a place in the list.
-    top : the k most probable classes; empty where the image could not be used.
-    error : why the image could not be used, else None.
-    """
-
-    input: str
-    top: tuple[ClassScore, ...] = ()
-    error: str | None = None
-
-    @property
-    def best(self) -> ClassScore:
-        """The most probable class.
-
-        Raises
-        ------
-        ImageError
-            If the image could not be used.
-        """
-        if self.error is not None:
-            raise ImageError(self.error)
-        return self.top[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return ``input`` and ``top`` (label, name, prob, group), or ``input`` and ``error``."""
-        if self.error is not None:
-            return {"input": self.input, "error": self.error}
-        top = [asdict(score) for score in self.top]
-        for score in top:
-            score.pop("train_count")
-        return {"input": self.input, "top": top}
 
 
 class Predictor:
@@ -115,18 +66,31 @@ class Predictor:
             self.engine.close()
 
     @overload
-    def predict(self, images: ImageSource, *, top_k: int = 5) -> Prediction: ...
+    def predict(
+        self, images: ImageSource, *, top_k: int = 5, log_prior: npt.ArrayLike | None = None
+    ) -> Prediction: ...
     @overload
     def predict(
-        self, images: list[ImageSource] | tuple[ImageSource, ...], *, top_k: int = 5
+        self,
+        images: list[ImageSource] | tuple[ImageSource, ...],
+        *,
+        top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
     ) -> list[Prediction]: ...
     @overload
-    def predict(self, images: Iterator[ImageSource], *, top_k: int = 5) -> Iterator[Prediction]: ...
+    def predict(
+        self,
+        images: Iterator[ImageSource],
+        *,
+        top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
+    ) -> Iterator[Prediction]: ...
     def predict(
         self,
         images: ImageSource | list[ImageSource] | tuple[ImageSource, ...] | Iterator[ImageSource],
         *,
         top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
     ) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Classify one image, a list of images, or an iterator of them.
 
@@ -150,14 +114,15 @@ class Predictor:
             If ``top_k`` is below 1 or the predictor was closed.
         """
         if _is_one_image(images):
-            (answer,) = self.stream(_named([images]), top_k=top_k)  # type: ignore[list-item]
+            one = _named([images])  # type: ignore[list-item]
+            (answer,) = self.stream(one, top_k=top_k, log_prior=log_prior)
             if answer.error is not None:
                 raise ImageError(answer.error)
             return answer
         if isinstance(images, Iterator):
-            return self.stream(_named(images), top_k=top_k)
+            return self.stream(_named(images), top_k=top_k, log_prior=log_prior)
         if isinstance(images, list | tuple | np.ndarray):
-            return list(self.stream(_named(images), top_k=top_k))
+            return list(self.stream(_named(images), top_k=top_k, log_prior=log_prior))
         raise UsageError(
             f"Cannot classify a {type(images).__name__}; expected a path, bytes, a uint8 array, a "
             "PIL image, or a list or iterator of these."
@@ -170,6 +135,7 @@ class Predictor:
         images: Iterable[NamedImage],
         *,
         top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
     ) -> Iterator[Prediction]:
         """Classify named images as they come, decoding the next while the engine runs.
 
@@ -178,6 +144,7 @@ class Predictor:
         images : name and image, or name and a function that gets the image; it is called in the
             decoding threads. Taken in the caller's thread, a few batches ahead of the answers.
         top_k : classes per answer.
+        log_prior : as of :meth:`answers`.
 
         Yields
         ------
@@ -191,10 +158,13 @@ class Predictor:
             answered.
         """
         _check_top_k(top_k)
+        prior = self._shift(log_prior)
         return stream_answers(
             images,
             self.preprocessing,
-            lambda run, names: self.classify(run.images, names=names, top_k=top_k),
+            lambda run, names: self.answers(
+                self.logits(run.images, names=names), names, top_k=top_k, log_prior=prior
+            ),
             lambda name, reason: Prediction(name, error=reason),
         )
 
@@ -204,6 +174,7 @@ class Predictor:
         *,
         names: Sequence[str] | None = None,
         top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
     ) -> list[Prediction]:
         """Classify ready inputs in one batch; nothing is decoded, resized or cut.
 
@@ -213,6 +184,7 @@ class Predictor:
             them.
         names : what the answers call them, N texts; by default their places.
         top_k : classes per answer.
+        log_prior : as of :meth:`answers`.
 
         Raises
         ------
@@ -223,7 +195,38 @@ class Predictor:
         names = names if names is not None else _places(len(images))
         if not len(images):
             return []
-        probabilities = softmax(self.logits(images, names=names))
+        return self.answers(
+            self.logits(images, names=names), names, top_k=top_k, log_prior=log_prior
+        )
+
+    def answers(
+        self,
+        logits: FloatArray,
+        names: Sequence[str],
+        *,
+        top_k: int = 5,
+        log_prior: npt.ArrayLike | None = None,
+    ) -> list[Prediction]:
+        """Return the best classes of logits that were computed already.
+
+        Parameters
+        ----------
+        logits : array of shape (N, C), float32, as :meth:`logits` gives them.
+        names : what the answers call the images, N texts.
+        top_k : classes per answer.
+        log_prior : array of shape (C,), finite, added to the logits: what is known of one request
+            and not of the model, such as a place or a season. For classes that are ``q_c`` there
+            and ``p_c`` in what the model assumes it is ``log q_c − log p_c`` (Saerens et al. 2002,
+            eq. 2.4); a constant added to all changes nothing.
+
+        Raises
+        ------
+        UsageError
+            If the prior does not fit.
+        """
+        _check_top_k(top_k)
+        prior = self._shift(log_prior)
+        probabilities = softmax(logits if prior is None else logits + prior)
         best = best_k(probabilities, top_k)
         rows = zip(best.tolist(), np.take_along_axis(probabilities, best, 1).tolist(), strict=True)
         known, counts, groups = self.classes.names, self.classes.counts, self._groups
@@ -237,6 +240,12 @@ class Predictor:
             )
             for name, (labels, probs) in zip(names, rows, strict=True)
         ]
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run black images in these batch sizes, so that no request pays for what is lazy."""
+        size = (self.preprocessing.height_px, self.preprocessing.width_px, 3)
+        for count in batch_sizes:
+            self.logits(np.zeros((count, *size), np.uint8))
 
     def logits(
         self, images: npt.NDArray[np.uint8], *, names: Sequence[str] | None = None
@@ -265,6 +274,23 @@ class Predictor:
             ) from error
         check_finite(self.engine.name, logits, list(names))
         return logits
+
+    def _shift(self, log_prior: npt.ArrayLike | None) -> FloatArray | None:
+        if log_prior is None:
+            return None
+        try:
+            prior = np.asarray(log_prior, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"log_prior is {str(log_prior)[:80]!r}; expected {len(self.classes)} numbers."
+            ) from None
+        if prior.shape != (len(self.classes),) or not np.isfinite(prior).all():
+            raise UsageError(
+                f"log_prior has shape {prior.shape}"
+                f"{'' if np.isfinite(prior).all() else ' and numbers that are not finite'}; "
+                f"expected {len(self.classes)} finite numbers, one per class."
+            )
+        return prior
 
     def replay_golden(self) -> float:
         """Run the bundle's golden samples and return the largest difference of a logit.

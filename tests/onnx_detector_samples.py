@@ -20,6 +20,7 @@ __all__ = [
     "detr",
     "write",
     "write_all",
+    "write_bundle",
     "yolov5",
     "yolov8",
 ]
@@ -202,3 +203,18 @@ def write_all(folder: Path, batch: int | str = 1) -> Path:
     told = "".join(f"{name},{count}\n" for name, count in rows)
     (folder / "classes.csv").write_text(f"name,train_count\n{told}")
     return data
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write what `write_all` does, and a bundle of it; return the bundle."""
+    from ltdeploy.datasets.labels import read_class_csv
+    from ltdeploy.export.detection.detector_export import export_detector
+    from ltdeploy.models.detectors.onnx_mapping import read_mapping
+    from ltdeploy.models.loading import load_model
+    from ltdeploy.models.options import LoadOptions
+
+    write_all(folder, batch="n")
+    options = LoadOptions(classes=read_class_csv(folder / "classes.csv"))
+    mapping = read_mapping(folder / "outputs.json")
+    model: Any = load_model(folder / "y.onnx", options=options, outputs=mapping)
+    return export_detector(model, [], folder / "y.ltd").bundle.path

@@ -226,3 +226,47 @@ except Refused:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "guarded"
+
+
+def test_what_is_known_of_one_request_moves_its_answer(
+    model: ltdeploy.Predictor, photos: list[Path]
+) -> None:
+    """A log prior is added to the logits: of this call alone, and a constant changes nothing."""
+    classes = len(model.classes)
+    plain = model(photos[0], top_k=classes)
+    logits = model.logits(load_prepared(photos[0], model.preprocessing)[None])
+    prior = -1.25 * logits[0]  # turns the order round
+    expected = softmax(logits + prior)[0]
+    moved = model(photos[0], top_k=classes, log_prior=prior)
+    assert (
+        [one.label for one in moved.top]
+        == np.argsort(-expected).tolist()
+        != [one.label for one in plain.top]
+    )
+    np.testing.assert_allclose([one.prob for one in moved.top], -np.sort(-expected), rtol=1e-5)
+    same = model([photos[0]], top_k=classes, log_prior=[7.0] * classes)[0]
+    for one, other in zip(same.top, plain.top, strict=True):
+        assert one.prob == pytest.approx(other.prob, rel=1e-4)
+    assert model(photos[0], top_k=classes) == plain
+
+
+@pytest.mark.parametrize("prior", [[0.0], [[0.0]], "x", [np.nan] * 6, [np.inf] * 6, [None] * 6])
+def test_a_prior_that_does_not_fit_is_refused(
+    model: ltdeploy.Predictor, photos: list[Path], prior: Any
+) -> None:
+    with pytest.raises(UsageError, match=r"log_prior .*expected 6 "):
+        model(photos[0], log_prior=prior)
+
+
+def test_a_predictor_is_warmed_up(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    run = OnnxRuntimeEngine.run
+
+    def counted(self: OnnxRuntimeEngine, feeds: Mapping[str, Any]) -> Any:
+        seen.append(len(feeds["images"]))
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", counted)
+    with ltdeploy.load(bundle_path, engine="onnxruntime") as opened:
+        opened.warm_up((1, 3))
+    assert seen == [1, 3]

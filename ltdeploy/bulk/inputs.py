@@ -17,7 +17,7 @@ from ..datasets.cifar import is_cifar_folder
 from ..datasets.folder import images_under
 from ..errors import DataError, UsageError, did_you_mean
 from ..images import ImageSource
-from .models import Answer, Model
+from ..loading import Answer, Model
 
 __all__ = ["Inputs", "answers", "open_inputs"]
 

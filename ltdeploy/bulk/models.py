@@ -1,36 +1,13 @@
-"""A bundle as something that answers a stream of images, whether classes or boxes."""
+"""How much a bundle answers, and how many images of it make a batch."""
 
 from __future__ import annotations
 
-import os
-from typing import TypeAlias
-
-from ..bundle import Bundle, open_bundle
-from ..detector import DetectionPredictor, DetectionResult
-from ..engines import open_engine
+from ..bundle import Bundle
 from ..inference import batch_size_for
-from ..predictor import Prediction, Predictor
 
-__all__ = ["Answer", "Model", "batch_size", "default_top_k", "open_model"]
+__all__ = ["batch_size", "default_top_k"]
 
-Model: TypeAlias = Predictor | DetectionPredictor
-Answer: TypeAlias = Prediction | DetectionResult
 _CLASSES, _BOXES = 5, 100
-
-
-def open_model(
-    bundle: Bundle | str | os.PathLike[str], engine: str = "auto", *, threads: int | None = None
-) -> Model:
-    """Open a bundle for prediction as what it is.
-
-    Raises
-    ------
-    BundleError, EngineError, MissingExtraError
-        As :func:`ltdeploy.load`.
-    """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    runs = open_engine(opened, engine, threads=threads)
-    return DetectionPredictor(opened, runs) if opened.is_detector else Predictor(opened, runs)
 
 
 def default_top_k(bundle: Bundle) -> int:

@@ -20,8 +20,9 @@ from .._optional import require
 from ..bundle import Bundle
 from ..engines import parse_engine
 from ..errors import EngineError, LtdeployError, UsageError, did_you_mean
+from ..loading import Model, open_model
 from .inputs import Inputs, answers
-from .models import Model, batch_size, open_model
+from .models import batch_size
 
 __all__ = ["RayOptions", "parse_ray", "rows_on_ray"]
 

@@ -12,10 +12,11 @@ from typing import Any
 from ..arrays import file_sha256
 from ..bundle import Bundle, open_bundle
 from ..errors import EngineError, UsageError
+from ..loading import open_model
 from ..progress import Tracker, silent
 from .inputs import Inputs, answers
 from .journal import Journal, Run
-from .models import default_top_k, open_model
+from .models import default_top_k
 from .on_ray import RayOptions, rows_on_ray
 from .table import require_parquet
 

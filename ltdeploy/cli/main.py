@@ -18,6 +18,7 @@ from .output import silence_stdout
 from .predict import predict
 from .quickstart import quickstart
 from .runtime import run
+from .serve import serve
 from .train import train
 from .verify import verify
 
@@ -39,6 +40,7 @@ for command in (
     verify,
     compare,
     predict,
+    serve,
     bench,
     inspect,
     doctor,

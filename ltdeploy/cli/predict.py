@@ -20,7 +20,7 @@ from .runtime import ExitCode
 
 if TYPE_CHECKING:
     from ..bulk import Inputs
-    from ..bulk.models import Answer
+    from ..loading import Answer
 
 __all__ = ["predict"]
 
@@ -130,7 +130,8 @@ def _into_file(
 def _shown(output: Output, bundle: str, images: Inputs, top_k: int | None, engine: str) -> int:
     """Print every answer, or write it as a JSON line; return how many are errors."""
     from ..bulk import answers
-    from ..bulk.models import default_top_k, open_model
+    from ..bulk.models import default_top_k
+    from ..loading import open_model
 
     failed = 0
     with open_model(bundle, engine) as model, _lines(output.json_path) as stream:

@@ -64,7 +64,7 @@ class Broken(OnnxRuntimeEngine):
 @pytest.fixture
 def lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ltdeploy.bulk.models.open_engine", lambda bundle, *_, **__: Broken(bundle.graph_path)
+        "ltdeploy.loading.open_engine", lambda bundle, *_, **__: Broken(bundle.graph_path)
     )
 
 
@@ -114,7 +114,7 @@ def test_what_was_begun_is_continued(
     kept = Path("out.jsonl.partial/rows.jsonl").read_bytes()
     with Path("out.jsonl.partial/rows.jsonl").open("ab") as file:
         file.write(b'{"input": "photos/')  # what a kill leaves of a row
-    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.loading.open_engine", _plain_engine)
     done = run(bundle_path, photos)
     assert done == Written(600, 20, kept.count(b"\n"), NAME)
     assert [row["input"] for row in rows_of("out.jsonl")] == photos
@@ -144,7 +144,7 @@ def test_another_run_is_refused_in_words(
     run_file.write_text("{")
     with pytest.raises(UsageError, match="another version"):
         run(bundle_path, photos)
-    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.loading.open_engine", _plain_engine)
     assert run(bundle_path, photos[:5], restart=True) == Written(5, 0, 0, NAME)
 
 
@@ -174,7 +174,7 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
     with pytest.raises(EngineError):
         run(bundle_path, photos, restart=True)
     assert Path("out.jsonl").read_text() == "old"
-    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.loading.open_engine", _plain_engine)
     run(bundle_path, photos)
     assert len(rows_of("out.jsonl")) == 600
 
@@ -197,9 +197,7 @@ def test_the_same_names_elsewhere_are_another_run(
     for number in range(30):
         draw_photo(100 + number, 32, 32).save(f"other/photos/{number:02d}.png")
     out = str(tmp_path / "out.jsonl")
-    monkeypatch.setattr(
-        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Broken(b.graph_path)
-    )
+    monkeypatch.setattr("ltdeploy.loading.open_engine", lambda b, *_, **__: Broken(b.graph_path))
     with pytest.raises(EngineError):
         run(bundle_path, photos, out)
     monkeypatch.undo()
@@ -304,9 +302,7 @@ def test_auto_does_not_go_on_with_another_engine(
     bundle_path: Path, photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = open_inputs(photos)
-    monkeypatch.setattr(
-        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Broken(b.graph_path)
-    )
+    monkeypatch.setattr("ltdeploy.loading.open_engine", lambda b, *_, **__: Broken(b.graph_path))
     with pytest.raises(EngineError):
         predict_to_file(bundle_path, inputs, "out.jsonl")
     kept = len(rows_of("out.jsonl.partial/rows.jsonl"))
@@ -314,14 +310,12 @@ def test_auto_does_not_go_on_with_another_engine(
     class Another(OnnxRuntimeEngine):
         name = "another"
 
-    monkeypatch.setattr(
-        "ltdeploy.bulk.models.open_engine", lambda b, *_, **__: Another(b.graph_path)
-    )
+    monkeypatch.setattr("ltdeploy.loading.open_engine", lambda b, *_, **__: Another(b.graph_path))
     said = f"The {kept} rows .* answered by {NAME}, and --engine auto is another now.*--restart"
     with pytest.raises(UsageError, match=said):
         predict_to_file(bundle_path, inputs, "out.jsonl")
     assert len(rows_of("out.jsonl.partial/rows.jsonl")) == kept
-    monkeypatch.setattr("ltdeploy.bulk.models.open_engine", _plain_engine)
+    monkeypatch.setattr("ltdeploy.loading.open_engine", _plain_engine)
     done = predict_to_file(bundle_path, inputs, "out.jsonl")
     assert done == Written(600, 20, kept, NAME)
 

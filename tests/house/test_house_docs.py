@@ -141,7 +141,7 @@ def documented(page: str) -> set[str]:
 def test_every_key_of_the_results_is_documented() -> None:
     from ltdeploy.export import Checks
     from ltdeploy.models.inspection import HeadReport
-    from ltdeploy.predictor import ClassScore
+    from ltdeploy.prediction import ClassScore
     from ltdeploy.verify.result import ClassResult, GroupResult
 
     keys = {

@@ -26,7 +26,7 @@ LONGEST_FILE_LINES = 400
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "arrays", "files", "progress", "webpage"),
-    ("masks",),
+    ("masks", "prediction"),
     ("boxes", "classes", "preprocessing"),
     ("decoding", "detection_rules", "pairing", "suppression"),
     ("canvas", "images"),
@@ -40,7 +40,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("streaming",),
     ("cache", "detector", "predictor"),
-    ("bulk", "ensemble"),
+    ("ensemble", "loading"),
+    ("bulk", "live"),
     ("metrics",),
     ("calibrate", "verify"),
     ("bench", "testing", "training"),
@@ -60,12 +61,13 @@ class Import:
 
 
 def modules(*folders: Path) -> list[Path]:
-    """Return the Python files under the folders; the wings' links are not followed."""
+    """Return the Python files under the folders; not the wings' links, nor what protoc made."""
     return sorted(
         path
         for folder in folders
         for path in folder.rglob("*.py")
         if not any(parent.is_symlink() for parent in path.parents)
+        and not path.stem.endswith("_pb2")
     )
 
 
