@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_detector_samples as detectors
 import pytest
 from PIL import Image
+from serve_running import running
 
 from ltdeploy.datasets.labels import read_class_csv
 from ltdeploy.export.detection.detector_export import export_detector
@@ -96,7 +98,12 @@ def test_python_examples_run(
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(into / "0.png")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code, name, "exec"), names)  # the pages are ours
+    with contextlib.ExitStack() as stack:
+        if "127.0.0.1:8000" in code:
+            served = stack.enter_context(running([f"moths={bundle_path}"]))
+            code = code.replace("127.0.0.1:8000", served.http.removeprefix("http://"))
+            code = code.replace("224", "32")  # the bundle's size
+        exec(compile(code, name, "exec"), names)  # the pages are ours
     for name, test in list(names.items()):
         if name.startswith("test_") and callable(test):
             test()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from onnx_detector_samples import write_bundle
 from PIL import Image
-from running import running
 from samples import draw_photo
+from serve_running import running
 
 import ltdeploy
 from ltdeploy.serve.run import Addresses

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import running
 from samples import draw_photo
+from serve_running import running
 
 from ltdeploy.bundle import open_bundle, write_bundle
 from ltdeploy.export.entries import npz
