@@ -17,8 +17,8 @@ HEAVY = {"PIL", "numpy", "onnxruntime", "openvino", "pydantic", "rich", "torch",
 # Rooms that are only entered with a checkpoint in hand. Some of their modules define layers, which
 # takes torch in the first lines; they may need torch at import time, and nothing else.
 TORCH_ROOMS = ("ltdeploy.export", "ltdeploy.models", "ltdeploy.training")
-# What the extras `serve` and `client` bring stands in the first lines of the serving wing, and there alone; the
-# command line asks for it by name before it goes there.
+# What the extras `serve` and `client` bring stands in the first lines of the serving wing, and
+# there alone; the command line asks for it by name before it goes there.
 SERVE_PACKAGES = ("google", "grpc", "httpx", "prometheus_client", "starlette", "uvicorn")
 
 # Hide every installed package that `pip install ltdeploy` alone would not have brought.
