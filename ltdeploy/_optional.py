@@ -9,7 +9,13 @@ from typing import Any
 
 from .errors import MissingExtraError
 
-_PACKAGE_OF = {"PIL": "Pillow"}
+_PACKAGE_OF = {
+    "PIL": "Pillow",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
 
 
 def require(module: str, *, extra: str, purpose: str) -> Any:

@@ -202,8 +202,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             )
         if not file.resolve().is_relative_to(root):
             raise BundleError(f"The bundle {folder} is unsafe: {name} is a link that leaves it.")
-        size = file.stat().st_size
-        if size != entry.bytes or file_sha256(file) != entry.sha256:
+        try:
+            same = file.stat().st_size == entry.bytes and file_sha256(file) == entry.sha256
+        except OSError as error:
+            reason = error.strerror or error
+            raise BundleError(f"{file} cannot be read: {reason}.") from error
+        if not same:
             raise BundleError(
                 f"The bundle {folder} was changed after it was written: {name} does not have the "
                 f"sha256 {entry.sha256[:12]}… of its manifest. Export it again."

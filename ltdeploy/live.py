@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .errors import UsageError
+from .errors import BundleError, UsageError
 from .images import ImageSource
 from .loading import Answer, Model, open_model
 
@@ -80,7 +80,15 @@ class LiveModel:
             self._release(held)
 
     def predict(self, image: ImageSource, **options: Any) -> Answer:
-        """Answer for one image, with the options of the model's own ``predict``."""
+        """Answer for one image, with the options of the model's own ``predict``.
+
+        Raises
+        ------
+        UsageError
+            For an iterator, which would be read after the model was given back: use `leased`.
+        """
+        if isinstance(image, Iterator):
+            raise UsageError("A live model answers for one image; for a stream, use leased().")
         with self.leased() as model:
             return model.predict(image, **options)
 
@@ -97,6 +105,12 @@ class LiveModel:
             If this was closed.
         """
         new = _Held(self._opened(path))
+        try:
+            with self.leased() as present:
+                _require_same_task(present, new.model)
+        except BaseException:
+            new.model.close()
+            raise
         with self._lock:
             old, closed = self._held, self._held is None
             if not closed:
@@ -130,6 +144,15 @@ class LiveModel:
             last = held.leases == 0
         if last:
             held.model.close()
+
+
+def _require_same_task(present: Model, new: Model) -> None:
+    """Raise where callers would get answers of another kind."""
+    if present.bundle.is_detector != new.bundle.is_detector:
+        raise BundleError(
+            f"{new.bundle.path} is a {'detector' if new.bundle.is_detector else 'classifier'}, and "
+            "the present model is not; make another live model for it."
+        )
 
 
 class _Held:

@@ -266,6 +266,8 @@ class Predictor:
                 f"The predictor of {self.bundle.name} was closed; load the bundle again."
             )
         names = names if names is not None else _places(len(images))
+        if not len(images):
+            return np.empty((0, len(self.classes)), np.float32)
         try:
             logits = self.engine.run({"images": images})["logits"]
         except EngineError as error:
@@ -279,16 +281,17 @@ class Predictor:
         if log_prior is None:
             return None
         try:
-            prior = np.asarray(log_prior, dtype=np.float32)
-        except (TypeError, ValueError):
+            with np.errstate(over="ignore"):
+                prior = np.asarray(log_prior, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):
             raise UsageError(
                 f"log_prior is {str(log_prior)[:80]!r}; expected {len(self.classes)} numbers."
             ) from None
         if prior.shape != (len(self.classes),) or not np.isfinite(prior).all():
+            strange = "" if np.isfinite(prior).all() else " and numbers that no float32 holds"
             raise UsageError(
-                f"log_prior has shape {prior.shape}"
-                f"{'' if np.isfinite(prior).all() else ' and numbers that are not finite'}; "
-                f"expected {len(self.classes)} finite numbers, one per class."
+                f"log_prior has shape {prior.shape}{strange}; expected {len(self.classes)} finite "
+                "numbers, one per class."
             )
         return prior
 

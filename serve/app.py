@@ -64,6 +64,7 @@ def create_app(models: Repository, settings: ServeSettings, metrics: Metrics) ->
         tokens=settings.tokens,
         max_body_bytes=settings.max_body_bytes,
         read_timeout_s=settings.read_timeout_s,
+        max_bytes_at_once=settings.max_bytes_at_once,
         refused=noted,
     )
 

@@ -37,12 +37,15 @@ class GrpcServer:
             interceptors=[TokenInterceptor(settings.tokens, refused=refused)]
             if settings.tokens
             else [],
+            # No maximum_concurrent_rpcs: a call counts there before its message or its token came,
+            # so that silent strangers would shut everybody out.
             options=[
+                ("grpc.max_concurrent_streams", 64),
+                ("grpc.server_handshake_timeout_ms", int(1000 * settings.read_timeout_s)),
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a port that is taken is an error, not shared
             ],
-            maximum_concurrent_rpcs=settings.max_connections,
         )
         add_to(
             self._server,

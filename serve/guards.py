@@ -27,7 +27,7 @@ from typing import ClassVar
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .failures import Failed, RequestError, TooLarge, Unauthenticated
+from .failures import Failed, RequestError, TooLarge, Unauthenticated, Unavailable
 from .logs import AccessLog, request_id
 
 __all__ = [
@@ -75,19 +75,20 @@ def protect(
     read_timeout_s: float,
     refused: Refused = lambda cause: None,
     open_paths: Sequence[str] = OPEN_PATHS,
+    max_bytes_at_once: int = 1 << 62,
 ) -> ASGIApp:
     """Return ``app`` behind all guards.
 
     Parameters
     ----------
     tokens : what clients must show; none lets everybody in.
-    max_body_bytes, read_timeout_s : of :class:`BodyLimit`.
+    max_body_bytes, read_timeout_s, max_bytes_at_once : of :class:`BodyLimit`.
     refused : told the cause of every refusal, e.g. ``lambda cause: metrics.refused(None, cause)``.
     open_paths : answered without a token.
     """
     if tokens:
         app = BearerTokens(app, tokens, open_paths, refused)
-    app = BodyLimit(app, max_body_bytes, read_timeout_s, refused)
+    app = BodyLimit(app, max_body_bytes, read_timeout_s, refused, max_bytes_at_once)
     return RequestIds(AccessLog(LastResort(app, refused)))
 
 
@@ -197,6 +198,8 @@ class BodyLimit:
     max_bytes : of one body.
     read_timeout_s : from the end of the headers to the end of the body, in total: a byte now and
         then buys no time.
+    max_bytes_at_once : of all bodies whose requests are not yet answered; more are refused with
+        503, as they are held in memory.
     """
 
     def __init__(
@@ -205,9 +208,11 @@ class BodyLimit:
         max_bytes: int,
         read_timeout_s: float,
         refused: Refused = lambda cause: None,
+        max_bytes_at_once: int = 1 << 62,
     ) -> None:
         self.app, self.max_bytes, self.read_timeout_s = app, max_bytes, read_timeout_s
         self.refused = refused
+        self.max_bytes_at_once, self._bytes_held = max_bytes_at_once, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer through the app, or refuse."""
@@ -217,7 +222,7 @@ class BodyLimit:
         # The server's parser has seen to it that the length is a number.
         length = int(_header(scope, b"content-length") or 0)
         if length > self.max_bytes:
-            error = self._too_large(f"has {length:,} bytes and")
+            error = self._too_large(f"has {length:,} bytes and is")
             self.refused(error.cause)
             await refuse(_ending(receive, send), error)
             return
@@ -242,9 +247,18 @@ class BodyLimit:
                     f"The request did not arrive within {self.read_timeout_s:g} s.", "read_timeout"
                 )
                 return {"type": "http.disconnect"}
-            got_bytes += len(message.get("body", b""))
+            new_bytes = len(message.get("body", b""))
+            got_bytes += new_bytes
+            self._bytes_held += new_bytes
             if got_bytes > self.max_bytes:
                 refusal = self._too_large("is")
+                return {"type": "http.disconnect"}
+            if self._bytes_held > self.max_bytes_at_once:
+                refusal = Unavailable(
+                    "The requests under way hold all the memory that they may.",
+                    "memory",
+                    retry_after_s=1.0,
+                )
                 return {"type": "http.disconnect"}
             is_read = not message.get("more_body", False)
             return message
@@ -263,6 +277,8 @@ class BodyLimit:
         except Exception:
             if refusal is None or started:
                 raise
+        finally:
+            self._bytes_held -= got_bytes
         if refusal is not None and not started:
             self.refused(refusal.cause)
             await refuse(ending, refusal)

@@ -25,6 +25,7 @@ __all__ = ["predict_routes"]
 _KNOWN = ("model", "version", "top_k", "min_score", "timeout_ms", "log_prior")
 _MOST_FIELDS = 8
 _LONGEST_FIELD = 1 << 20
+_LARGEST_NUMBER = 1e9
 
 
 def predict_routes(models: Repository, timeout_s: float) -> list[Route]:
@@ -102,9 +103,10 @@ async def _from_form(request: Request) -> tuple[bytes, dict[str, str]]:
         )
     except ClientDisconnect:
         raise ClientGone from None
-    except (MultiPartException, HTTPException) as error:
+    except (MultiPartException, HTTPException, UnicodeError) as error:
         reason = getattr(error, "message", None) or getattr(error, "detail", "")
-        raise BadRequest(f"The form cannot be read: {reason}", "form") from error
+        what = str(reason).rstrip(".") or "its texts are not of the character set that it names"
+        raise BadRequest(f"The form cannot be read: {what}.", "form") from error
     try:
         files = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
         if not files:
@@ -144,7 +146,7 @@ def _number(told: dict[str, str], name: str, kind: type[Any]) -> Any:
         value = kind(told[name])
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) < _LARGEST_NUMBER:
         raise BadRequest(f"{name} is {told[name][:40]!r}; expected a number.", "parameter")
     return value
 
@@ -163,7 +165,7 @@ def _prior(told: dict[str, str]) -> np.ndarray[Any, np.dtype[np.float32]] | None
         return None
     try:
         return np.array(json.loads(told["log_prior"]), dtype=np.float32)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadRequest(
             "log_prior cannot be read; expected a JSON list with a number per class.", "log_prior"
         ) from None

@@ -170,8 +170,8 @@ def v2_routes(
         )
 
     async def infer(request: Request) -> Response:
-        model = model_of(request)
         body = await read_body(request)
+        model = model_of(request)  # behind the upload, during which it may have been exchanged
         asked = parse_body(body, request.headers.get(HEADER_LENGTH), model.inputs, model.outputs)
         answer = await unless_gone(request, model.infer(asked.feeds, deadline_s=asked.deadline_s))
         content, json_bytes = answer_body(asked, answer, model)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ltdeploy.engines import TensorSpec
 
 from .contracts import Arrays, ServedModel
-from .failures import BadRequest
+from .failures import BadRequest, TooLarge
 from .infer_request import (
     InferRequest,
     Output,
@@ -33,6 +33,8 @@ __all__ = ["HEADER_LENGTH", "answer_body", "parse_body"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_LENGTH_DIGITS = 18
+# Parsing holds up everything else, and its lists take ten times the bytes.
+_LARGEST_JSON_BYTES = 8 << 20
 
 
 def parse_body(
@@ -134,6 +136,12 @@ def _header_end(header_length: str | None, size: int) -> int:
 
 def _json_object(text: bytes) -> dict[str, Any]:
     """Return the object that ``text`` holds."""
+    if len(text) > _LARGEST_JSON_BYTES:
+        raise TooLarge(
+            f"The JSON has {len(text):,} bytes; expected {_LARGEST_JSON_BYTES:,} at most. Send "
+            "tensors through the binary extension.",
+            "json_size",
+        )
     try:
         value = json.loads(text.decode(), parse_constant=_no_constant)
     # ValueError: no UTF-8, no JSON, or a number of thousands of digits.

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltdeploy.errors import LtdeployError, UsageError, did_you_mean
+from ltdeploy.errors import BundleError, LtdeployError, UsageError, did_you_mean
 from ltdeploy.images import ImageLimits
 from ltdeploy.loading import Model, open_model
 
@@ -86,6 +86,7 @@ class Repository:
         self._served: dict[tuple[str, str], Served] = {}
         self._places: dict[tuple[str, str], Place] = {}
         self._seen: dict[tuple[str, str], object] = {}
+        self._changing: dict[tuple[str, str], object] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
@@ -146,21 +147,27 @@ class Repository:
             signature = _signature(place)
             if signature is None or signature == self._seen[key]:
                 continue
+            if signature != self._changing.get(key):
+                self._changing[key] = signature  # still being copied, perhaps: wait until it rests
+                continue
             self._seen[key] = signature  # a bad bundle is not tried again before it changes
+            told = {"model": place.name, "version": place.version}
             try:
                 model = await self._in_thread(place)
-            except LtdeployError as error:
+                _require_same(self._served[key].model, model)
+            except Exception as error:
                 _log.error(
                     "The new bundle was refused, the old one stays: %s",
                     error,
-                    extra={"model": place.name, "version": place.version},
+                    exc_info=not isinstance(error, LtdeployError),
+                    extra=told,
                 )
                 self._metrics.reloaded(place.name, "refused")
                 continue
             old, new = self._served[key], self._behind_a_batcher(place, model)
             self._served[key] = new
             self._metrics.reloaded(place.name, "taken")
-            _log.info("Reloaded.", extra={"model": place.name, "version": place.version})
+            _log.info("Reloaded.", extra=told)
             task = asyncio.create_task(old.close(new))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
@@ -173,6 +180,11 @@ class Repository:
                 await self.reload_changed()
             except Exception:
                 _log.exception("Looking for changed bundles failed; it is tried again.")
+
+    async def refuse_waiting(self) -> None:
+        """Refuse what waits in every queue: the time to drain is over."""
+        self.is_draining = True
+        await asyncio.gather(*(one.refuse_waiting() for one in self._served.values()))
 
     async def close(self) -> None:
         """Take nothing more, finish what was accepted, and release every engine."""
@@ -203,16 +215,45 @@ class Repository:
             decoders=self._decoders,
             limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
             metrics=self._metrics,
+            timeout_s=settings.timeout_s,
         )
 
     async def _in_thread(self, place: Place) -> Model:
         return await asyncio.get_running_loop().run_in_executor(None, self._opened, place)
 
 
+def _require_same(old: Model, new: Model) -> None:
+    """Raise where clients of the old one would read the new one's answers wrongly.
+
+    Raises
+    ------
+    BundleError
+        Where task, inputs, outputs or the names of the classes differ.
+    """
+    try:
+        for what, before, after in (
+            ("task", old.bundle.manifest.task, new.bundle.manifest.task),
+            ("inputs", old.engine.inputs, new.engine.inputs),
+            ("outputs", old.engine.outputs, new.engine.outputs),
+            ("names of the classes", old.classes.names, new.classes.names),
+        ):
+            if before != after:
+                raise BundleError(
+                    f"Its {what} are others than those of the model that is served; start the "
+                    "server again with it, under another name or as another version."
+                )
+    except BundleError:
+        new.close()
+        raise
+
+
 def _signature(place: Place) -> object:
     """Return what changes when a bundle is replaced; None where it is away, mid-replacement."""
     try:
-        status = (place.path / "manifest.json").stat()
+        found = []
+        for path in sorted(place.path.rglob("*")):
+            status = path.stat()
+            found.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return found or None

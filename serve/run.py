@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ from .settings import ServeSettings
 
 __all__ = ["Addresses", "run_server", "serve_until"]
 
+_GRACE_S = 5.0  # for runs under way, and for answers on their way out
 _log = logging.getLogger("ltdeploy.serve")
 
 
@@ -92,8 +95,16 @@ def run_server(
             loop.add_signal_handler(name, stop.set)
         await serve_until(stop, bundles, settings, announce)
 
+    _allow_many_files()
     with logs.written(), asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files, 1,024 in most shells, to what is allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve_until(
@@ -142,9 +153,18 @@ async def _listen(
                 if task is not None:
                     task.cancel()
             server.should_exit = True
+            late = asyncio.create_task(_refuse_late(models, settings.drain_s))
             if grpc is not None:
-                await grpc.stop(settings.drain_s)
+                await grpc.stop(settings.drain_s + _GRACE_S)
             await serving
+            late.cancel()
+
+
+async def _refuse_late(models: Repository, drain_s: float) -> None:
+    """Answer with 503 what is still waiting when the time to drain is over."""
+    await asyncio.sleep(drain_s)
+    _log.warning("The time to drain is over; what waits is refused.")
+    await models.refuse_waiting()
 
 
 def _bound(settings: ServeSettings) -> socket.socket:
@@ -190,7 +210,9 @@ def _config(models: Repository, settings: ServeSettings, metrics: Metrics) -> uv
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, int(settings.drain_s)),
+        # Who a client is comes from its connection: anyone can write X-Forwarded-For.
+        proxy_headers=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s + _GRACE_S),
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )

@@ -65,6 +65,7 @@ class Served:
     decoders : threads in which photographs are decoded.
     limits : of a photograph.
     metrics : what is told of every run and answer.
+    timeout_s : the longest deadline, and that of requests that name none.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Served:
         decoders: Executor,
         limits: ImageLimits,
         metrics: Metrics,
+        timeout_s: float,
     ) -> None:
         self.name, self.version, self.model = name, version, model
         self.is_ready = True
@@ -86,7 +88,7 @@ class Served:
         self._idle = asyncio.Event()
         self._idle.set()
         self._rules, self._decoders, self._limits, self._metrics = rules, decoders, limits, metrics
-        self._decoding = 0
+        self._timeout_s, self._decoding = timeout_s, 0
         self._batcher = Batcher(self._run, rules, turns=turns, name=name, observe=self._observe)
 
     @property
@@ -118,7 +120,8 @@ class Served:
         began = time.perf_counter()
         images = self._checked(feeds)
         with self._accepted():
-            outputs = await self._batcher.submit({"images": images}, deadline_s=deadline_s)
+            left = self._deadline(deadline_s)
+            outputs = await self._batcher.submit({"images": images}, deadline_s=left)
         self._metrics.request(self.name, self.version, {"total": time.perf_counter() - began})
         if isinstance(self.model, Predictor):
             self._answered(outputs["logits"].argmax(axis=1))
@@ -145,13 +148,17 @@ class Served:
                 retry_after_s=1.0,
             )
         with self._accepted():
+            ends = began + self._deadline(asked.deadline_s)
             self._decoding += 1
             try:
-                pixels, place = await self._in_thread(lambda: self._decode(body))
+                async with asyncio.timeout(ends - began):
+                    pixels, place = await self._in_thread(lambda: self._decode(body, ends))
+            except TimeoutError:
+                raise _late() from None
             finally:
                 self._decoding -= 1
             decoded = time.perf_counter()
-            left = None if asked.deadline_s is None else asked.deadline_s - (decoded - began)
+            left = ends - decoded
             outputs = await self._batcher.submit({"images": pixels[None]}, deadline_s=left)
             if isinstance(self.model, DetectionPredictor):
                 told = await self._in_thread(lambda: self._boxes(outputs, place, asked))
@@ -238,7 +245,12 @@ class Served:
         if asked.log_prior is not None and isinstance(self.model, DetectionPredictor):
             raise BadRequest("A detector takes no log_prior.", "log_prior")
 
-    def _decode(self, body: bytes) -> tuple[npt.NDArray[np.uint8], Any]:
+    def _deadline(self, asked_s: float | None) -> float:
+        return self._timeout_s if asked_s is None else min(asked_s, self._timeout_s)
+
+    def _decode(self, body: bytes, ends: float) -> tuple[npt.NDArray[np.uint8], Any]:
+        if time.perf_counter() >= ends:
+            raise _late()  # it waited for a thread until then; others need the thread
         try:
             if isinstance(self.model, DetectionPredictor):
                 return load_on_canvas(body, self.model.canvas, self._limits, name="The image")
@@ -275,5 +287,16 @@ class Served:
                 del one["mask"]
         return {"boxes": boxes}
 
+    async def refuse_waiting(self) -> None:
+        """Refuse what waits, with 503; what runs ends."""
+        self.is_ready = False
+        await self._batcher.close(drain=False)
+
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+
+def _late() -> Unavailable:
+    return Unavailable(
+        "The photograph waited for its decoding until its deadline.", "deadline", retry_after_s=1.0
+    )

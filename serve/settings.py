@@ -30,6 +30,7 @@ class ServeSettings:
     timeout_s : the deadline of requests that name none; the answer is refused with 503 at once
         where the predicted wait is longer.
     max_body_bytes, max_pixels : of one request and one picture.
+    max_bytes_at_once : of all bodies that are held in memory; one more is refused with 503.
     max_connections : open at once; one more is refused with 503.
     read_timeout_s : how long a client may take to send a request.
     drain_s : how long SIGTERM waits for accepted requests.
@@ -55,6 +56,7 @@ class ServeSettings:
     timeout_s: float = 30.0
     max_body_bytes: int = 32 * _MIB
     max_pixels: int = 50_000_000
+    max_bytes_at_once: int = 512 * _MIB
     max_connections: int = 512
     read_timeout_s: float = 20.0
     drain_s: float = 30.0

@@ -110,3 +110,13 @@ def test_detectors_too(tmp_path: Path) -> None:
     with LiveModel(write_bundle(tmp_path), engine="onnxruntime") as live:
         answer = live(np.zeros((60, 80, 3), np.uint8), min_score=0.0)
         assert answer.to_dict()["boxes"]
+
+
+def test_a_model_of_another_task_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+    boxes = write_bundle(tmp_path)
+    with LiveModel(bundle_path, engine="onnxruntime") as live:
+        with pytest.raises(BundleError, match="is a detector, and the present model is not"):
+            live.exchange(boxes)
+        assert live(photo(tmp_path)).best.prob > 0  # type: ignore[union-attr]
+        with pytest.raises(UsageError, match="for a stream, use leased"):
+            live(iter([photo(tmp_path)]))  # type: ignore[arg-type]

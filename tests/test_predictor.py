@@ -270,3 +270,22 @@ def test_a_predictor_is_warmed_up(bundle_path: Path, monkeypatch: pytest.MonkeyP
     with ltdeploy.load(bundle_path, engine="onnxruntime") as opened:
         opened.warm_up((1, 3))
     assert seen == [1, 3]
+
+
+def test_an_image_that_is_no_image_breaks_nothing(
+    bundle_path: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """A batch in which nothing is readable never comes to an engine; on each that is here."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(photos[0].read_bytes()[:50])
+    for engine in ("onnxruntime", "openvino"):
+        with ltdeploy.load(bundle_path, engine=engine) as opened:
+            before = opened(photos[0])
+            for _ in range(2):
+                with pytest.raises(ImageError, match=r"bad\.jpg"):
+                    opened(bad)
+            answers = opened([bad] * 80 + [photos[0]])
+            assert [one.error is None for one in answers] == [False] * 80 + [True]
+            size = (opened.preprocessing.height_px, opened.preprocessing.width_px, 3)
+            assert opened.logits(np.empty((0, *size), np.uint8)).shape == (0, 6)
+            assert opened(photos[0]) == before

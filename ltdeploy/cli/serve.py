@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _MIB = 1 << 20
+_SHORTEST_TOKEN = 16
+_PACKAGES = (
+    "uvicorn",
+    "starlette",
+    "httptools",
+    "python_multipart",
+    "grpc",
+    "google.protobuf",
+    "prometheus_client",
+)
 
 
 def serve(
@@ -78,7 +88,8 @@ def serve(
 
     Photographs go to /v1/predict, tensors to the Open Inference Protocol; /metrics is Prometheus'.
     """
-    require("uvicorn", extra="serve", purpose="serve bundles")
+    for package in _PACKAGES:
+        require(package, extra="serve", purpose="serve bundles")
     from ltdeploy.serve.run import run_server
     from ltdeploy.serve.settings import ServeSettings
 
@@ -107,24 +118,33 @@ def serve(
 
     run_server(bundles, settings, announce)
     if not quiet:
-        print("Stopped; every accepted request was answered.", file=sys.stderr)
+        print("Stopped.", file=sys.stderr)
     return ExitCode.OK
 
 
 def _tokens(path: str | None) -> tuple[str, ...]:
-    told = os.environ.get("LTDEPLOY_TOKEN")
-    if path is None:
-        return (told.strip(),) if told else ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--token-file {path} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from error
-    tokens = tuple(line.strip() for line in lines if line.strip())
-    if not tokens:
-        raise UsageError(f"--token-file {path} holds no token; expected one a line.")
-    return tokens
+    """Return the tokens of the file and of the environment."""
+    told = os.environ.get("LTDEPLOY_TOKEN", "").strip()
+    tokens = [told] if told else []
+    if path is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"--token-file {path} cannot be read: {getattr(error, 'strerror', None) or error}."
+            ) from error
+        found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not found:
+            raise UsageError(f"--token-file {path} holds no token; expected one a line.")
+        tokens += found
+    for token in tokens:
+        if len(token) < _SHORTEST_TOKEN or any(letter.isspace() for letter in token):
+            raise UsageError(
+                f"A token has {len(token)} letters{' and a space' if ' ' in token else ''}; "
+                f"expected {_SHORTEST_TOKEN} or more without spaces, one a line, as "
+                "'openssl rand -hex 32' makes."
+            )
+    return tuple(tokens)
 
 
 def _file(path: str | None, option: str) -> Path | None:

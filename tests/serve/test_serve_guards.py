@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -173,6 +175,50 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives(
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     assert causes[-1] == "body_size"
     assert httpx.post(f"http://127.0.0.1:{bare}/length", content=pieces(11)).text == "1100"
+
+
+def test_bodies_together_have_a_limit_too() -> None:
+    """Where 1,000 bytes may be held, a second body of 600 is refused until the first has ended."""
+
+    async def ask() -> list[int]:
+        held, go = asyncio.Event(), asyncio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            if (await receive())["type"] == "http.disconnect":
+                return
+            held.set()
+            await go.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        guarded = BodyLimit(slow, 1000, 60.0, max_bytes_at_once=1000)
+        statuses: list[int] = []
+
+        async def one() -> None:
+            async def receive() -> dict[str, object]:
+                return {"type": "http.request", "body": b"x" * 600, "more_body": False}
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            headers = [(b"content-length", b"600")]
+            await guarded({"type": "http", "headers": headers}, receive, send)
+
+        first = asyncio.create_task(one())
+        await held.wait()
+        go_second = asyncio.create_task(one())
+        await asyncio.wait_for(asyncio.shield(refused_or_held(statuses)), 60)
+        go.set()
+        await asyncio.gather(first, go_second)
+        await one()
+        return statuses
+
+    async def refused_or_held(statuses: list[int]) -> None:
+        while not statuses:
+            await asyncio.sleep(0.01)
+
+    assert asyncio.run(ask()) == [503, 200, 200]
 
 
 def test_a_second_transfer_encoding_is_no_way_around(guarded: int) -> None:

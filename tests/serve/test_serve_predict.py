@@ -95,6 +95,9 @@ def test_what_is_known_of_a_request_moves_its_answer(client: httpx.Client) -> No
     assert moved.json()["top"][0]["label"] == last
 
 
+FORM = b'--x\r\ncontent-disposition: form-data; name="\xff\xfe"\r\n\r\nz\r\n--x--\r\n'
+
+
 def broken(kind: str) -> bytes:
     whole = photo(kind=kind)
     return whole[: len(whole) // 2]
@@ -112,6 +115,10 @@ def broken(kind: str) -> bytes:
         ("", photo(), None, 400, "parameter"),
         ("model=moths&top_k=0", photo(), None, 400, "top_k"),
         ("model=moths&top_k=x", photo(), None, 400, "parameter"),
+        (f"model=moths&top_k=1{400 * '0'}", photo(), None, 400, "parameter"),
+        ("model=moths&min_score=nan", photo(), None, 400, "parameter"),
+        (f"model=moths&log_prior=[1{400 * '0'}]", photo(), None, 400, "log_prior"),
+        (f"model=moths&log_prior=1{400 * '0'}", photo(), None, 400, "log_prior"),
         ("model=moths&topk=3", photo(), None, 400, "parameter"),
         ("model=moths&top_k=1&top_k=2", photo(), None, 400, "parameter"),
         ("model=moths&timeout_ms=0", photo(), None, 400, "parameter"),
@@ -122,6 +129,7 @@ def broken(kind: str) -> bytes:
         ("model=moths", b"\xff\xd8\xff" + b"\0" * (1 << 20), None, 413, "body_size"),
         ("model=moths", photo(), "multipart/form-data; boundary=x", 400, "form"),
         ("model=moths", photo(), "multipart/form-data", 400, "form"),
+        ("model=moths", FORM, "multipart/form-data; boundary=x; charset=punycode", 400, "form"),
     ],
 )
 def test_what_cannot_be_answered(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,10 @@ from samples import draw_photo
 from serve_running import running
 
 from ltdeploy.bundle import open_bundle, write_bundle
+from ltdeploy.cli.serve import _tokens
+from ltdeploy.errors import UsageError
 from ltdeploy.export.entries import npz
+from ltdeploy.predictor import Predictor
 
 ENGINE = ("--engine", "onnxruntime", "--threads", "1")
 
@@ -117,7 +121,7 @@ def test_sigterm_under_load_loses_no_accepted_request(bundle_path: Path) -> None
             answered = sum(caller.result() for caller in callers)
     assert answered >= 20
     assert server.requests() == [200] * answered
-    assert server.written[-1] == "Stopped; every accepted request was answered.\n"
+    assert server.written[-1] == "Stopped.\n"
 
 
 def test_serving_brings_no_torch(bundle_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_a_reload_under_load_fails_no_request(bundle_path: Path, tmp_path: Path)
         raise AssertionError("it never happened")
 
     taken = 'ltdeploy_reloads_total{model="moths",outcome="taken"} '
-    refused = 'ltdeploy_reloads_total{model="moths",outcome="refused"} 1.0'
+    refused = 'ltdeploy_reloads_total{model="moths",outcome="refused"} '
     with running([str(place)], reload_s=0.02) as addresses, ThreadPoolExecutor(2) as pool:
         callers = [pool.submit(ask, addresses.http) for _ in range(2)]
         try:
@@ -171,11 +175,93 @@ def test_a_reload_under_load_fails_no_request(bundle_path: Path, tmp_path: Path)
                 until(told(addresses.http, taken + count))
             wrong = {**files, "golden.npz": npz(images=golden.images, logits=golden.logits + 1)}
             write_bundle(place, bundle.manifest, wrong)
-            until(told(addresses.http, refused))
+            until(told(addresses.http, refused + "1.0"))
+            # Of other classes: clients would read the new labels by the old names.
+            first, *others = bundle.manifest.classes
+            renamed = (first.model_copy(update={"name": "another"}), *others)
+            write_bundle(place, bundle.manifest.model_copy(update={"classes": renamed}), files)
+            until(told(addresses.http, refused + "2.0"))
             assert told(addresses.http, 'ltdeploy_model_ready{model="moths",version="1"} 1.0')()
         finally:
             stop.set()
         assert sum(caller.result() for caller in callers) > 0
+
+
+def test_a_bundle_that_is_copied_file_by_file(bundle_path: Path, tmp_path: Path) -> None:
+    """The manifest first, the graph later: what is refused half-way is taken when it is whole."""
+    place = Path(shutil.copytree(bundle_path, tmp_path / "moths.ltd"))
+    graph = (place / "model.onnx").read_bytes()
+
+    def until(text: str) -> None:
+        for _ in range(1200):
+            if text in httpx.get(f"{addresses.http}/metrics", trust_env=False).text:
+                return
+            time.sleep(0.05)
+        raise AssertionError("it never happened")
+
+    with running([str(place)], reload_s=0.02) as addresses:
+        (place / "model.onnx").write_bytes(graph[: len(graph) // 2])
+        until('outcome="refused"} 1.0')
+        (place / "model.onnx").write_bytes(graph)
+        until('outcome="taken"} 1.0')
+
+
+def test_what_cannot_be_drained_in_time_is_refused(bundle_path: Path) -> None:
+    """A run holds the engine: what waits behind it is answered with 503, and never with 500."""
+    release, entered = threading.Event(), threading.Event()
+    original = Predictor.logits
+
+    def held(self: Predictor, images: Any, **rest: Any) -> Any:
+        if len(images) == 3:
+            entered.set()
+            assert release.wait(60)
+        return original(self, images, **rest)
+
+    def tensors(count: int) -> int:
+        shape = [count, 32, 32, 3]
+        body = {
+            "inputs": [
+                {
+                    "name": "images",
+                    "datatype": "UINT8",
+                    "shape": shape,
+                    "data": [0] * (count * 32 * 32 * 3),
+                }
+            ]
+        }
+        address = f"{addresses.http}/v2/models/ckpt/infer"
+        return httpx.post(address, json=body, trust_env=False, timeout=60).status_code
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(Predictor, "logits", held)
+        try:
+            with running([str(bundle_path)], drain_s=0.2) as addresses:
+                running_now = pool.submit(tensors, 3)
+                assert entered.wait(60)
+                waiting = [pool.submit(tensors, 1) for _ in range(3)]
+                pending = 'nv_inference_pending_request_count{model="ckpt",version="1"} 4.0'
+                while pending not in httpx.get(f"{addresses.http}/metrics", trust_env=False).text:
+                    time.sleep(0.01)
+                ending = threading.Timer(1.0, release.set)
+                ending.start()
+        finally:
+            release.set()
+        assert running_now.result() == 200
+        assert [one.result() for one in waiting] == [503] * 3
+
+
+def test_tokens_of_file_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text("# mine\n\n0123456789abcdef\n")
+    monkeypatch.setenv("LTDEPLOY_TOKEN", "fedcba9876543210")
+    assert set(_tokens(str(path))) == {"0123456789abcdef", "fedcba9876543210"}
+    for wrong in ("short", "a token with many spaces"):
+        path.write_text(wrong)
+        with pytest.raises(UsageError, match="16 or more without spaces"):
+            _tokens(str(path))
+    path.write_text("# nothing\n")
+    with pytest.raises(UsageError, match="holds no token"):
+        _tokens(str(path))
 
 
 @pytest.mark.parametrize(
