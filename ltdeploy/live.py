@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import BundleError, UsageError
 from .images import ImageSource
-from .loading import Answer, Model, open_model
+from .loading import Answer, Model, open_proven
 
 __all__ = ["LiveModel"]
 
@@ -129,14 +129,7 @@ class LiveModel:
             self._release(held)
 
     def _opened(self, path: str | os.PathLike[str]) -> Model:
-        model = open_model(path, self._engine, threads=self._threads)
-        try:
-            model.replay_golden()
-            model.warm_up()
-        except BaseException:
-            model.close()
-            raise
-        return model
+        return open_proven(path, self._engine, threads=self._threads)
 
     def _release(self, held: _Held) -> None:
         with self._lock:

@@ -46,7 +46,7 @@ def create_app(models: Repository, settings: ServeSettings, metrics: Metrics) ->
 
     routes = [
         *v2_routes(models, version=ltdeploy.__version__, max_batch=settings.max_batch),
-        *predict_routes(models, settings.timeout_s),
+        *predict_routes(models),
         Route("/metrics", shown, methods=["GET"]),
     ]
 

@@ -6,11 +6,12 @@
     ├── BadRequest          400     INVALID_ARGUMENT    the request is not what the protocol says
     ├── Unauthenticated     401     UNAUTHENTICATED     no token, or a wrong one
     ├── NotFound            404     NOT_FOUND           no such model or version
-    ├── TooSlow             408     DEADLINE_EXCEEDED   it did not arrive in time (in guards.py)
+    ├── TooSlow             408     DEADLINE_EXCEEDED   the request did not arrive in time
     ├── TooLarge            413     INVALID_ARGUMENT    body, batch or picture over its limit
     ├── UnsupportedMedia    415     INVALID_ARGUMENT    a body that is no picture of a known format
     ├── Unprocessable       422     INVALID_ARGUMENT    a picture that cannot be decoded
     ├── TooMany             429     RESOURCE_EXHAUSTED  the queue is full
+    ├── ClientGone          499     CANCELLED           nobody reads the answer
     ├── Failed              500     INTERNAL            the engine failed; the reason is in the log
     └── Unavailable         503     UNAVAILABLE         starting, draining, or it would be late
 
@@ -26,11 +27,13 @@ from ltdeploy.errors import LtdeployError
 
 __all__ = [
     "BadRequest",
+    "ClientGone",
     "Failed",
     "NotFound",
     "RequestError",
     "TooLarge",
     "TooMany",
+    "TooSlow",
     "Unauthenticated",
     "Unavailable",
     "Unprocessable",
@@ -88,6 +91,16 @@ class NotFound(RequestError):
     status, grpc = 404, "NOT_FOUND"
 
 
+class TooSlow(RequestError):
+    """A request did not arrive in time.
+
+    408 and no silent end: clients know it as worth another try, and to an operator a closed
+    connection looks like a crash.
+    """
+
+    status, grpc = 408, "DEADLINE_EXCEEDED"
+
+
 class TooLarge(RequestError):
     """A body, batch or picture is over its limit."""
 
@@ -110,6 +123,15 @@ class TooMany(RequestError):
     """The queue is full."""
 
     status, grpc = 429, "RESOURCE_EXHAUSTED"
+
+
+class ClientGone(RequestError):
+    """The client closed the connection; nobody reads the answer."""
+
+    status, grpc = 499, "CANCELLED"  # the status that nginx writes into its log
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection.", "client_gone")
 
 
 class Failed(RequestError):

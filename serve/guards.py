@@ -22,12 +22,11 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .failures import Failed, RequestError, TooLarge, Unauthenticated, Unavailable
+from .failures import Failed, RequestError, TooLarge, TooSlow, Unauthenticated, Unavailable
 from .logs import AccessLog, request_id
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "BodyLimit",
     "LastResort",
     "RequestIds",
-    "TooSlow",
     "protect",
     "refuse",
 ]
@@ -54,17 +52,6 @@ _SAFE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 _log = logging.getLogger("ltdeploy.serve")
-
-
-class TooSlow(RequestError):
-    """A request did not arrive in time.
-
-    408 and no silent end: clients know it as worth another try, and to an operator a closed
-    connection looks like a crash.
-    """
-
-    status: ClassVar[int] = 408
-    grpc: ClassVar[str] = "DEADLINE_EXCEEDED"
 
 
 def protect(

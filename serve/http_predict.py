@@ -5,40 +5,38 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from starlette.datastructures import QueryParams, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .failures import BadRequest, UnsupportedMedia
-from .http_v2 import ClientGone, read_body, unless_gone
+from .failures import BadRequest, ClientGone, UnsupportedMedia
+from .http_v2 import read_body, unless_gone
 from .repository import Repository
 from .served import Asked
 
 __all__ = ["predict_routes"]
 
+Fields: TypeAlias = list[tuple[str, str]]
+
 _KNOWN = ("model", "version", "top_k", "min_score", "timeout_ms", "log_prior")
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the second is curl's
 _MOST_FIELDS = 8
 _LONGEST_FIELD = 1 << 20
 _LARGEST_NUMBER = 1e9
 
 
-def predict_routes(models: Repository, timeout_s: float) -> list[Route]:
-    """Return the routes of photographs.
-
-    Parameters
-    ----------
-    timeout_s : the deadline of requests that name none.
-    """
+def predict_routes(models: Repository) -> list[Route]:
+    """Return the routes of photographs."""
 
     async def predict(request: Request) -> Response:
         body, fields = await _photograph(request)
-        told = {**fields, **_single(request.query_params)}
+        told = _single([*fields, *request.query_params.multi_items()])
         for name in told:
             if name not in _KNOWN:
                 raise BadRequest(
@@ -47,7 +45,7 @@ def predict_routes(models: Repository, timeout_s: float) -> list[Route]:
         asked = Asked(
             top_k=_number(told, "top_k", int),
             min_score=_number(told, "min_score", float),
-            deadline_s=_deadline(told, timeout_s),
+            deadline_s=_deadline(told),
             log_prior=_prior(told),
         )
         served = models.get(told.get("model") or _only(models), told.get("version"))
@@ -76,7 +74,7 @@ def predict_routes(models: Repository, timeout_s: float) -> list[Route]:
     ]
 
 
-async def _photograph(request: Request) -> tuple[bytes, dict[str, str]]:
+async def _photograph(request: Request) -> tuple[bytes, Fields]:
     """Return the photograph's bytes, and the other fields of a form."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -90,13 +88,10 @@ async def _photograph(request: Request) -> tuple[bytes, dict[str, str]]:
     body = await read_body(request)
     if not body:
         raise BadRequest("The body is empty; expected an encoded photograph.", "empty_body")
-    return body, {}
+    return body, []
 
 
-_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the second is curl's
-
-
-async def _from_form(request: Request) -> tuple[bytes, dict[str, str]]:
+async def _from_form(request: Request) -> tuple[bytes, Fields]:
     try:
         form = await request.form(
             max_files=1, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD
@@ -112,7 +107,7 @@ async def _from_form(request: Request) -> tuple[bytes, dict[str, str]]:
         if not files:
             raise BadRequest("The form holds no file; expected one photograph.", "form")
         body = await files[0].read()
-        fields = {name: one for name, one in form.multi_items() if isinstance(one, str)}
+        fields = [(name, one) for name, one in form.multi_items() if isinstance(one, str)]
     finally:
         with contextlib.suppress(OSError):
             await form.close()
@@ -121,9 +116,9 @@ async def _from_form(request: Request) -> tuple[bytes, dict[str, str]]:
     return body, fields
 
 
-def _single(query: QueryParams) -> dict[str, str]:
+def _single(fields: Fields) -> dict[str, str]:
     told: dict[str, str] = {}
-    for name, value in query.multi_items():
+    for name, value in fields:
         if name in told:
             raise BadRequest(f"The parameter {name[:40]!r} stands twice.", "parameter")
         told[name] = value
@@ -151,13 +146,13 @@ def _number(told: dict[str, str], name: str, kind: type[Any]) -> Any:
     return value
 
 
-def _deadline(told: dict[str, str], timeout_s: float) -> float:
+def _deadline(told: dict[str, str]) -> float | None:
     asked = _number(told, "timeout_ms", float)
     if asked is None:
-        return timeout_s
+        return None
     if asked <= 0:
         raise BadRequest(f"timeout_ms is {told['timeout_ms']}; expected above 0.", "parameter")
-    return min(float(asked) / 1000, timeout_s)
+    return float(asked) / 1000
 
 
 def _prior(told: dict[str, str]) -> np.ndarray[Any, np.dtype[np.float32]] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -18,14 +18,13 @@ from starlette.routing import Route
 from ltdeploy.engines import TensorSpec
 
 from .contracts import Models, ServedModel
-from .failures import RequestError, Unavailable, UnsupportedMedia
+from .failures import ClientGone, RequestError, Unavailable, UnsupportedMedia
 from .infer_body import HEADER_LENGTH, answer_body, parse_body
 from .settings import ServeSettings
 from .tensors import datatype_of, metadata_shape
 
 __all__ = [
     "EXTENSIONS",
-    "ClientGone",
     "batchless_dims",
     "read_body",
     "refused",
@@ -37,16 +36,6 @@ __all__ = [
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
 
 Result = TypeVar("Result")
-
-
-class ClientGone(RequestError):
-    """The client closed the connection; nobody reads the answer."""
-
-    status: ClassVar[int] = 499  # as nginx writes it into its log
-    grpc: ClassVar[str] = "CANCELLED"
-
-    def __init__(self) -> None:
-        super().__init__("The client closed the connection.", "client_gone")
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ltdeploy.errors import BundleError, LtdeployError, UsageError, did_you_mean
 from ltdeploy.images import ImageLimits
-from ltdeploy.loading import Model, open_model
+from ltdeploy.loading import Model, open_proven
 
 from .batching import BatchRules
 from .failures import NotFound
@@ -152,10 +152,13 @@ class Repository:
                 continue
             self._seen[key] = signature  # a bad bundle is not tried again before it changes
             told = {"model": place.name, "version": place.version}
+            model = None
             try:
                 model = await self._in_thread(place)
                 _require_same(self._served[key].model, model)
             except Exception as error:
+                if model is not None:
+                    model.close()
                 _log.error(
                     "The new bundle was refused, the old one stays: %s",
                     error,
@@ -195,14 +198,9 @@ class Repository:
         await asyncio.gather(*self._leaving)
 
     def _opened(self, place: Place) -> Model:
-        model = open_model(place.path, self._settings.engine, threads=self._settings.threads)
-        try:
-            model.replay_golden()
-            model.warm_up((1, self._settings.max_batch))
-        except BaseException:
-            model.close()
-            raise
-        return model
+        settings = self._settings
+        sizes = (1, settings.max_batch)
+        return open_proven(place.path, settings.engine, threads=settings.threads, batch_sizes=sizes)
 
     def _behind_a_batcher(self, place: Place, model: Model) -> Served:
         settings = self._settings
@@ -230,21 +228,17 @@ def _require_same(old: Model, new: Model) -> None:
     BundleError
         Where task, inputs, outputs or the names of the classes differ.
     """
-    try:
-        for what, before, after in (
-            ("task", old.bundle.manifest.task, new.bundle.manifest.task),
-            ("inputs", old.engine.inputs, new.engine.inputs),
-            ("outputs", old.engine.outputs, new.engine.outputs),
-            ("names of the classes", old.classes.names, new.classes.names),
-        ):
-            if before != after:
-                raise BundleError(
-                    f"Its {what} are others than those of the model that is served; start the "
-                    "server again with it, under another name or as another version."
-                )
-    except BundleError:
-        new.close()
-        raise
+    for what, before, after in (
+        ("task", old.bundle.manifest.task, new.bundle.manifest.task),
+        ("inputs", old.engine.inputs, new.engine.inputs),
+        ("outputs", old.engine.outputs, new.engine.outputs),
+        ("names of the classes", old.classes.names, new.classes.names),
+    ):
+        if before != after:
+            raise BundleError(
+                f"Its {what} are others than those of the model that is served; start the server "
+                "again with it, under another name or as another version."
+            )
 
 
 def _signature(place: Place) -> object:

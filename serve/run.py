@@ -119,8 +119,8 @@ async def serve_until(
     decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
     models = Repository(settings, metrics, decoders)
     with decoders:
-        await models.load(wanted)
         try:
+            await models.load(wanted)
             await _listen(stop, models, settings, metrics, announce)
         finally:
             await models.close()

@@ -42,7 +42,7 @@ class Opened:
             monkeypatch.setattr(model, "close", lambda: (self.closed.append(model), close()))
             return model
 
-        monkeypatch.setattr("ltdeploy.live.open_model", opened)
+        monkeypatch.setattr(loading, "open_model", opened)
 
 
 @pytest.fixture

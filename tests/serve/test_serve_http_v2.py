@@ -28,8 +28,8 @@ from protocol_samples import (
 from starlette.requests import Request
 from tritonclient.utils import InferenceServerException
 
-from ltdeploy.serve.failures import TooMany
-from ltdeploy.serve.http_v2 import ClientGone, read_body, refused, unless_gone
+from ltdeploy.serve.failures import ClientGone, TooMany
+from ltdeploy.serve.http_v2 import read_body, refused, unless_gone
 
 INFER = "/v2/models/species/infer"
 

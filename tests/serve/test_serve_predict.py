@@ -75,6 +75,15 @@ def test_a_form_of_a_browser(client: httpx.Client) -> None:
     assert form.json()["top"] == raw["top"][:2]
 
 
+def test_a_form_does_not_contradict_itself_or_the_address(client: httpx.Client) -> None:
+    image = ("image", ("a.png", photo(), "image/png"))
+    for query, fields in (("&top_k=3", ["2"]), ("", ["2", "3"])):
+        told = [("top_k", (None, value)) for value in fields]
+        answer = client.post(f"/v1/predict?model=moths{query}", files=[image, *told])
+        assert (answer.status_code, answer.json()["cause"]) == (400, "parameter")
+        assert "'top_k' stands twice" in answer.json()["error"]
+
+
 def test_boxes(client: httpx.Client, detector: Path) -> None:
     with ltdeploy.load_detector(detector, engine="onnxruntime", threads=1) as model:
         expected = model.predict(photo(), min_score=0.2).found
